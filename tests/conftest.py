@@ -1,0 +1,54 @@
+"""Settings of every test run; they have to be made before JAX is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DEVICES = 8
+
+if "jax" in sys.modules:
+    raise RuntimeError("JAX was imported before tests/conftest.py could set its platform and device count")
+
+# CPU only, so that results and device counts are the same everywhere.
+os.environ["JAX_PLATFORMS"] = os.environ.get("ALIGNJAX_TEST_PLATFORMS", "cpu")
+if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={DEVICES}"])
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+# `import theory, papers, tpu` has to work however pytest is started.
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import jax
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Compilation makes first examples slow, and the fixtures below hold no state.
+_COMMON: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("quick", max_examples=10, derandomize=True, **_COMMON)
+settings.register_profile("ci", max_examples=50, derandomize=True, print_blob=True, **_COMMON)
+settings.register_profile("thorough", max_examples=1000, print_blob=True, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision for the length of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A fixed random key."""
+    return jax.random.key(0)
