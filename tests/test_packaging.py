@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     where = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "out", "*.egg-info")
     shutil.copytree(ROOT, where / "source", ignore=ignored)
-    command = [sys.executable, "-m", "pip", "wheel", "source", "--no-deps", "--no-build-isolation"]
+    command = [sys.executable, "-m", "pip", "wheel", "./source", "--no-deps", "--no-build-isolation"]
     built = subprocess.run(
         [*command, "--no-index", "--wheel-dir", "made"], cwd=where, capture_output=True, text=True
     )
