@@ -193,10 +193,18 @@ def exported(tree: ast.Module) -> set[str]:
     return names
 
 
+def top_level(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, with those under a top-level `if` or `try`."""
+    for node in statements:
+        yield node
+        if isinstance(node, ast.If | ast.Try):
+            yield from top_level([*node.body, *node.orelse])
+
+
 def bound_to_objects(tree: ast.Module, package: list[str]) -> set[str]:
     """Names that a package's `__init__` binds to something other than its own submodule."""
     names: set[str] = set()
-    for node in tree.body:
+    for node in top_level(tree.body):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign):
