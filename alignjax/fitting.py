@@ -1,0 +1,187 @@
+r"""`fit`: descend any method on a problem, exactly (every gradient enumerated) or from samples, in one `lax.scan`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from alignjax import checks
+from alignjax.logspace import ArrayLike, as_float, log_softmax
+from alignjax.monte_carlo import mean_loss
+from alignjax.population import _refuse_if_too_large, check_policy, expected_loss, resolve, split
+from alignjax.problem import Problem
+from alignjax.pytree import register
+from alignjax.record import Method
+
+Policy = Callable[[Any], "Array | Mapping[str, Array]"]
+"""parameters -> log-probs `[..., A]`, or {"logp": ..., "token_logp": [..., A, T]} for methods that read tokens."""
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Fit:
+    """What `fit` returns: a pytree, so that `jax.vmap(fit)` over seeds or hyperparameters returns stacked ones."""
+
+    logp: Float[Array, "*batch A"]
+    """The policy after the last step."""
+    trace: Float[Array, "num_steps *batch"]
+    """The loss of each prompt at each step, before its update (sampled: of the drawn groups)."""
+    params: Any
+    """The parameters after the last step; without a `policy`, the logits."""
+    anchor_logp: Float[Array, "*batch A"] | None = None
+    """The moving anchor after the last step, for methods that carry one."""
+
+
+def tabular(logits: Array) -> Array:
+    """The default policy: a free logit for every response."""
+    return log_softmax(logits)
+
+
+def _fields(policy: Policy, params: Any) -> Mapping[str, Array]:
+    out = policy(params)
+    return out if isinstance(out, Mapping) else {"logp": out}
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("method", "k", "fixed", "num_steps", "optimizer", "policy", "batch_size", "hard_labels", "learning_rate_of"),
+)
+def _run(
+    problem: Problem,
+    params: Any,
+    anchor: Any,
+    key: Array | None,
+    learning_rate: Array | None,
+    numbers: Mapping[str, Any],
+    *,
+    method: Method,
+    k: int,
+    fixed: tuple[tuple[str, Any], ...],
+    num_steps: int,
+    optimizer: optax.GradientTransformation | None,
+    policy: Policy,
+    batch_size: int,
+    hard_labels: bool,
+    learning_rate_of: Callable[[Array], Array] | None,
+) -> Fit:
+    static = {"method": method, "k": k, "fixed": fixed}
+    carries = method.anchor_update is not None
+
+    def losses(params: Any, problem: Problem, key: Array | None) -> tuple[Array, Array]:
+        fields = _fields(policy, params)
+        if key is None:
+            each = expected_loss(problem, fields, numbers, **static)
+        else:
+            each = mean_loss(
+                problem, fields, key, numbers, **static, num_samples=batch_size, hard_labels=hard_labels
+            )
+        # The sum, so that every prompt of a batch of tables descends its own gradient at the given rate.
+        return each.sum(), each
+
+    def step(carry: tuple[Any, Any, Any], step_and_key: tuple[Array, Array | None]) -> tuple[Any, Array]:
+        params, anchor, state = carry
+        count, step_key = step_and_key
+        here = problem
+        if carries:
+            here = dataclasses.replace(problem, anchor_logp=jax.lax.stop_gradient(_fields(policy, anchor)["logp"]))
+        gradient, each = jax.grad(losses, has_aux=True)(params, here, step_key)
+        if optimizer is None:
+            rate = learning_rate if learning_rate_of is None else learning_rate_of(count)
+            params = jax.tree.map(lambda x, g: x - rate * g, params, gradient)
+        else:
+            updates, state = optimizer.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        if carries:
+            update = method.anchor_update
+            assert update is not None
+            anchor = update(anchor, params, **method.own(update, {**numbers, **dict(fixed)}))
+        return (params, anchor, state), each
+
+    state = None if optimizer is None else optimizer.init(params)
+    keys = None if key is None else jax.random.split(key, num_steps)
+    (params, anchor, _), trace = jax.lax.scan(step, (params, anchor, state), (jnp.arange(num_steps), keys))
+    return Fit(
+        logp=_fields(policy, params)["logp"],
+        trace=trace,
+        params=params,
+        anchor_logp=_fields(policy, anchor)["logp"] if carries else None,
+    )
+
+
+def fit(
+    name: str | Method,
+    problem: Problem,
+    *,
+    num_steps: int,
+    learning_rate: float | Array | Callable[[Array], Array] | None = None,
+    optimizer: optax.GradientTransformation | Callable[..., optax.GradientTransformation] | None = None,
+    init_logp: ArrayLike | None = None,
+    key: Array | None = None,
+    batch_size: int = 32,
+    hard_labels: bool = False,
+    policy: Policy | None = None,
+    init_params: Any = None,
+    **hyperparameters: Any,
+) -> Fit:
+    r"""Minimise a method on a problem by gradient steps on the logits; exact without a `key`, sampled with one.
+
+    Args:
+      name: a method, by its key in `alignjax.methods` or as a record.
+      problem: as in `population_loss`. Each prompt of a batch has its own logits and descends its own gradient.
+      num_steps: number of updates, one `lax.scan`.
+      learning_rate: a number or a schedule step -> number, for plain gradient descent.
+      optimizer: an optax optimiser (used as it is; `learning_rate` is then not used), or a function such as `optax.adam`
+        that makes one of `learning_rate`.
+      init_logp: `[..., A]` where to start; the reference by default.
+      key: sample `batch_size` groups of K responses for each prompt and step, instead of enumerating.
+      hard_labels: when sampling, draw comparisons as 0 or 1.
+      policy, init_params: another parametrisation, params -> log-probs `[..., A]` (or a mapping with `token_logp`): a token tree,
+        shared features, a network.
+      hyperparameters: those of the method, and `group_size`.
+
+    Returns: `Fit` with `.logp` `[..., A]` and `.trace` `[num_steps, ...]`. `vmap` over seeds, beta or learning rates works.
+    Raises: ValueError or TypeError on what is not allowed, before anything runs.
+    """
+    method = resolve(name)
+    k, numbers, fixed = split(method, hyperparameters)
+    if key is not None and hyperparameters.get("group_size") is None:
+        k = method.group_size(None)
+    num_steps = checks.whole("num_steps", num_steps, at_least=0)
+    batch_size = checks.whole("batch_size", batch_size)
+    if key is None:
+        _refuse_if_too_large(method, problem, k, hyperparameters.get("group_size"))
+    if learning_rate is None and (optimizer is None or not hasattr(optimizer, "update")):
+        raise TypeError("fit needs learning_rate=..., or an optax optimizer=... that already has one")
+    schedule = learning_rate if callable(learning_rate) else None
+    if learning_rate is not None and schedule is None:
+        checks.positive("learning_rate", learning_rate)
+    if optimizer is not None and not hasattr(optimizer, "update"):
+        optimizer = optimizer(learning_rate)
+    if (policy is None) != (init_params is None):
+        raise TypeError("policy and init_params go together: a function of parameters, and where they start")
+    if policy is None:
+        start = problem.ref_logp if init_logp is None else check_policy(method, problem, init_logp, "init_logp")
+        batch = checks.broadcastable(
+            {"init_logp": start.shape[:-1], "ref_logp": problem.ref_logp.shape[:-1]}
+            | ({} if problem.reward is None else {"reward": problem.reward.shape[:-1]})
+            | ({} if problem.preference is None else {"preference": problem.preference.shape[:-2]})
+        )
+        params: Any = jnp.broadcast_to(start, (*batch, start.shape[-1]))
+        policy, anchor = tabular, params if problem.anchor_logp is None else problem.anchor_logp
+        anchor = jnp.broadcast_to(anchor, params.shape)
+    else:
+        if init_logp is not None:
+            raise TypeError("init_logp starts a table; with a policy, give init_params")
+        params = jax.tree.map(as_float, init_params)
+        anchor = params
+    return _run(
+        problem, params, anchor if method.anchor_update is not None else None, key,
+        None if schedule is not None or learning_rate is None else as_float(learning_rate), numbers,
+        method=method, k=k, fixed=fixed, num_steps=num_steps, optimizer=optimizer, policy=policy,
+        batch_size=batch_size, hard_labels=bool(hard_labels), learning_rate_of=schedule,
+    )  # fmt: skip

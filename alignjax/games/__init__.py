@@ -1,0 +1,25 @@
+"""KL-regularised preference games: the game, its gap, its equilibrium, its solvers, and games to solve."""
+
+from alignjax.games import library as library
+from alignjax.games.equilibrium import nash as nash
+from alignjax.games.equilibrium import von_neumann_winner as von_neumann_winner
+from alignjax.games.game import PreferenceGame as PreferenceGame
+from alignjax.games.game import best_response as best_response
+from alignjax.games.game import best_response_value as best_response_value
+from alignjax.games.game import duality_gap as duality_gap
+from alignjax.games.game import duality_gap_by_value as duality_gap_by_value
+from alignjax.games.game import original_gap as original_gap
+from alignjax.games.game import payoff as payoff
+from alignjax.games.random_games import annotator_mixture as annotator_mixture
+from alignjax.games.random_games import impartial_culture as impartial_culture
+from alignjax.games.random_games import preference_embedding as preference_embedding
+from alignjax.games.random_games import random_preference as random_preference
+from alignjax.games.solvers import SOLVERS as SOLVERS
+from alignjax.games.solvers import Solution as Solution
+from alignjax.games.solvers import solve as solve
+
+__all__ = [
+    "SOLVERS", "PreferenceGame", "Solution", "annotator_mixture", "best_response", "best_response_value", "duality_gap",
+    "duality_gap_by_value", "impartial_culture", "library", "nash", "original_gap", "payoff", "preference_embedding",
+    "random_preference", "solve", "von_neumann_winner",
+]  # fmt: skip
