@@ -1,6 +1,7 @@
 """alignjax: the executable literature of LLM alignment.
 
-Every objective is one pure function on log-probabilities, which can be solved exactly on a table, audited, and trained unchanged.
+Every objective is one pure function on log-probabilities, which can be solved exactly on a table, audited, and
+trained unchanged.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -43,10 +44,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Fit", "Method", "NoOptimum", "Problem", "Samples", "Source", "UnknownName", "alpha_divergence", "bradley_terry",
-    "chi_square", "envs", "f_divergence", "fit", "games", "geometric_mixture", "gibbs", "jeffreys", "jensen_shannon", "kl",
-    "log_partition", "methods", "objective", "optimal_value", "population_grad", "population_loss", "renyi", "reverse_kl",
-    "sampled_grad", "sampled_loss", "suboptimality", "tilt", "total_variation",
+    "Fit", "Method", "NoOptimum", "Problem", "Samples", "Source", "UnknownName", "alpha_divergence",
+    "bradley_terry", "chi_square", "envs", "f_divergence", "fit", "games", "geometric_mixture", "gibbs",
+    "jeffreys", "jensen_shannon", "kl", "log_partition", "methods", "objective", "optimal_value",
+    "population_grad", "population_loss", "renyi", "reverse_kl", "sampled_grad", "sampled_loss",
+    "suboptimality", "tilt", "total_variation",
 ]  # fmt: skip
 
 

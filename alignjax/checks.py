@@ -1,7 +1,7 @@
 """Boundary checks: which argument, what it was, what is allowed.
 
-Shapes are always known and always checked. Values are checked on concrete arrays only: under `jit`, `vmap` or
-`grad` an argument is a tracer, the check returns at once, and nothing of it is compiled.
+Shapes are always known and always checked. Values are checked on concrete arrays only: under `jit`, `vmap` or `grad`
+an argument is a tracer, the check returns at once, and nothing of it is compiled.
 """
 
 import difflib

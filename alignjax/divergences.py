@@ -1,17 +1,17 @@
 r"""Exact divergences between laws on a finite response set, arguments in mathematical order: `kl(p, q)` = KL(p || q).
 
-All take normalised log-probabilities `[..., A]`, return nats `[...]` (total variation: a probability) and follow
-0 log 0 = 0; they are +inf where the mathematics says so. A policy that does not normalise, NaN, and mismatched last
+All take normalised log-probabilities `[..., A]`, return nats `[...]` (total variation: a probability) and follow 0
+log 0 = 0; they are +inf where the mathematics says so. A policy that does not normalise, NaN, and mismatched last
 axes are ValueErrors that name the argument.
 """
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from alignjax import checks
-from alignjax.logspace import ArrayLike, as_float
+from alignjax.logspace import ArrayLike, Scalar, as_float
 
 LogPolicy = Float[Array, "*batch A"]
 Nats = Float[Array, "*batch"]
@@ -55,7 +55,7 @@ def reverse_kl(logp: ArrayLike, logq: ArrayLike) -> Nats:
     return kl(logq, logp)
 
 
-def jeffreys(logp: ArrayLike, logq: ArrayLike, weight: ScalarLike = 0.5) -> Nats:
+def jeffreys(logp: ArrayLike, logq: ArrayLike, weight: Scalar = 0.5) -> Nats:
     r"""weight KL(p || q) + (1 - weight) KL(q || p), nats.
 
     With p the policy and q the best-of-N law this is BOND's objective, whose own weight beta is ours on the backward
@@ -89,7 +89,7 @@ def total_variation(logp: ArrayLike, logq: ArrayLike) -> Float[Array, "*batch"]:
     return 0.5 * jnp.abs(jnp.exp(logp) - jnp.exp(logq)).sum(-1)
 
 
-def renyi(logp: ArrayLike, logq: ArrayLike, alpha: ScalarLike) -> Nats:
+def renyi(logp: ArrayLike, logq: ArrayLike, alpha: Scalar) -> Nats:
     r"""Renyi's D_alpha(p || q) = log(sum_y p^alpha q^{1 - alpha}) / (alpha - 1), nats; KL(p || q) at alpha = 1.
 
     `alpha` > 0. Source: Renyi, 1961; van Erven and Harremoes, 2012, arXiv:1206.2459, Eq. 9.
@@ -109,7 +109,7 @@ def renyi(logp: ArrayLike, logq: ArrayLike, alpha: ScalarLike) -> Nats:
     return jnp.where(near_one, _kl(logp, logq), total / (order - 1))
 
 
-def alpha_divergence(logp: ArrayLike, logq: ArrayLike, alpha: ScalarLike) -> Nats:
+def alpha_divergence(logp: ArrayLike, logq: ArrayLike, alpha: Scalar) -> Nats:
     r"""f-DPO's alpha divergence: E_q f(p / q), f(u) = (u^{1-a} - (1-a) u - a) / (a (a - 1)), for alpha a in (0, 1).
 
     KL(p || q) as a -> 0, KL(q || p) as a -> 1. Source: Wang et al., 2023, arXiv:2309.16240, Table 1.
@@ -124,7 +124,7 @@ def alpha_divergence(logp: ArrayLike, logq: ArrayLike, alpha: ScalarLike) -> Nat
 
 
 def f_divergence(
-    logp: ArrayLike, logq: ArrayLike, f: Callable[[Array], Array], *, slope_at_infinity: ScalarLike = jnp.inf
+    logp: ArrayLike, logq: ArrayLike, f: Callable[[Array], Array], *, slope_at_infinity: Scalar = jnp.inf
 ) -> Nats:
     r"""D_f(p || q) = sum_y q f(p / q) for a convex f with f(1) = 0; `f` is applied elementwise to u = p / q.
 

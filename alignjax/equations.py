@@ -1,21 +1,21 @@
 r"""The pieces most objectives are made of: links, contrasts and detached statistics. Arrays in, unreduced arrays out.
 
-A method is a choice in a few slots (score, contrast, link, statistic, ...); here each slot's choices are functions, and a
-method's file composes them. Leading axes are batch; the response axis K is last; scores and margins are nats.
+A method is a choice in a few slots (score, contrast, link, statistic, ...); here each slot's choices are functions,
+and a method's file composes them. Leading axes are batch; the response axis K is last; scores and margins are nats.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
-from alignjax.logspace import ArrayLike, as_float, masked_mean
+from alignjax.logspace import ArrayLike, Scalar, as_float, masked_mean
 
 sg = jax.lax.stop_gradient
 Link = Callable[[Array], Array]
 
-# --- links: margin -> loss ---------------------------------------------------------------------------------------------
+# --- links: margin -> loss
 
 
 def logistic(margin: Array) -> Array:
@@ -23,17 +23,17 @@ def logistic(margin: Array) -> Array:
     return jax.nn.softplus(-margin)
 
 
-def hinge(margin: Array, *, at: ScalarLike = 1.0) -> Array:
+def hinge(margin: Array, *, at: Scalar = 1.0) -> Array:
     r"""max(0, at - m)."""
     return jax.nn.relu(at - margin)
 
 
-def square(margin: Array, *, target: ScalarLike) -> Array:
+def square(margin: Array, *, target: Scalar) -> Array:
     r"""(m - target)^2."""
     return jnp.square(margin - target)
 
 
-# --- contrasts: scores of responses -> one number per prompt -----------------------------------------------------------
+# --- contrasts: scores of responses -> one number per prompt
 
 
 def pair(score: Array, link: Link, preference: ArrayLike | None = None) -> Float[Array, "*batch"]:
@@ -66,14 +66,17 @@ def listwise(score: Array, target: Array, response_mask: ArrayLike | None = None
 
 
 def field(logp: Array, weight: Array, response_mask: ArrayLike | None = None) -> Float[Array, "*batch"]:
-    r"""-mean_i sg[w_i] log pi(y_i): a policy-gradient surrogate; only its gradient has a meaning. `[..., K]` -> `[...]`."""
+    r"""-mean_i sg[w_i] log pi(y_i): a policy-gradient surrogate; only its gradient has a meaning. `[..., K]` ->
+    `[...]`.
+    """
     return masked_mean(-sg(weight) * logp, response_mask)
 
 
 def clipped_field(
-    logp: Array, old_logp: Array, advantage: Array, clip_range: ScalarLike, response_mask: ArrayLike | None = None
+    logp: Array, old_logp: Array, advantage: Array, clip_range: Scalar, response_mask: ArrayLike | None = None
 ) -> Float[Array, "*batch"]:
-    r"""-mean_i min(rho_i A_i, clip(rho_i, 1 - c, 1 + c) A_i), rho = pi / sg[pi_old], A detached. `[..., K]` -> `[...]`.
+    r"""-mean_i min(rho_i A_i, clip(rho_i, 1 - c, 1 + c) A_i), rho = pi / sg[pi_old], A detached. `[..., K]` ->
+    `[...]`.
 
     Source: Schulman et al., 2017, arXiv:1707.06347, Eq. 7.
     """
@@ -87,7 +90,7 @@ def residual(score: Array, value: Array, target: Array) -> Array:
     return jnp.square(score + value - target)
 
 
-# --- statistics: detached functions of feedback ------------------------------------------------------------------------
+# --- statistics: detached functions of feedback
 
 
 def group_mean(reward: Array, response_mask: ArrayLike | None = None) -> Float[Array, "*batch 1"]:
@@ -95,9 +98,7 @@ def group_mean(reward: Array, response_mask: ArrayLike | None = None) -> Float[A
     return masked_mean(sg(reward), response_mask)[..., None]
 
 
-def group_std(
-    reward: Array, response_mask: ArrayLike | None = None, ddof: ScalarLike = 0
-) -> Float[Array, "*batch 1"]:
+def group_std(reward: Array, response_mask: ArrayLike | None = None, ddof: Scalar = 0) -> Float[Array, "*batch 1"]:
     r"""Standard deviation over the K responses of a prompt, keeping the axis; `ddof` 0 or 1."""
     reward = sg(as_float(reward))
     centred = jnp.square(reward - group_mean(reward, response_mask))

@@ -1,19 +1,20 @@
-r"""The f-regularised problem: maximise E_pi[r] - beta E_ref[f(pi / ref)], for f of KL, forward KL, Jensen-Shannon, alpha.
+r"""The f-regularised problem: maximise E_pi[r] - beta E_ref[f(pi / ref)], for f of KL, forward KL, Jensen-Shannon,
+alpha.
 
 Source: Wang et al., 2023, arXiv:2309.16240, Table 1 and Theorem 1.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from alignjax import checks
-from alignjax.logspace import ArrayLike, as_float, log_softmax, per_batch
+from alignjax.logspace import Scalar, as_float, log_softmax, per_batch
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "js", "alpha")
 
 
-def score(log_ratio: Array, divergence: str, alpha: ScalarLike = 0.5) -> Array:
+def score(log_ratio: Array, divergence: str, alpha: Scalar = 0.5) -> Array:
     r"""f'(e^h) up to a constant: what takes the place of the log-ratio h.
 
     reverse KL h; forward KL -e^{-h}; Jensen-Shannon log sigmoid(h); alpha -e^{-alpha h} / alpha.
@@ -41,11 +42,12 @@ def _log_inverse_slope(slack: Array, divergence: str, alpha: Array) -> Array:
 def regularised_optimum(
     ref_logp: Float[Array, "*batch A"],
     reward: Float[Array, "*batch A"],
-    beta: ScalarLike,
+    beta: Scalar,
     divergence: str,
-    alpha: ScalarLike = 0.5,
+    alpha: Scalar = 0.5,
 ) -> Float[Array, "*batch A"]:
-    r"""argmax_pi E_pi[r] - beta E_ref[f(pi / ref)]: pi = ref (f')^{-1}((r - lambda) / beta), lambda the root of sum pi = 1.
+    r"""argmax_pi E_pi[r] - beta E_ref[f(pi / ref)]: pi = ref (f')^{-1}((r - lambda) / beta), lambda the root of sum
+    pi = 1.
 
     The root is bracketed and bisected on the log of its distance from the end of the domain, where pi blows up.
     Shapes `[..., A]` -> `[..., A]`. Source: Wang et al., 2023, arXiv:2309.16240, Theorem 1.
@@ -59,7 +61,9 @@ def regularised_optimum(
     top = jnp.where(support, scaled, -jnp.inf).max(-1, keepdims=True)
     below = jnp.where(support, top - scaled, 0.0)
 
-    def log_total(log_gap: Array) -> Array:  # decreasing in the gap between lambda and the end of the best response's domain
+    def log_total(
+        log_gap: Array,
+    ) -> Array:  # decreasing in the gap between lambda and the end of the best response's domain
         logp = jnp.where(support, ref_logp + _log_inverse_slope(jnp.exp(log_gap) + below, divergence, alpha), -jnp.inf)
         return jax.nn.logsumexp(logp, axis=-1, keepdims=True)
 

@@ -49,7 +49,17 @@ def _fields(policy: Policy, params: Any) -> Mapping[str, Array]:
 
 @functools.partial(
     jax.jit,
-    static_argnames=("method", "k", "fixed", "num_steps", "optimizer", "policy", "batch_size", "hard_labels", "learning_rate_of"),
+    static_argnames=(
+        "method",
+        "k",
+        "fixed",
+        "num_steps",
+        "optimizer",
+        "policy",
+        "batch_size",
+        "hard_labels",
+        "learning_rate_of",
+    ),
 )
 def _run(
     problem: Problem,
@@ -77,9 +87,7 @@ def _run(
         if key is None:
             each = expected_loss(problem, fields, numbers, **static)
         else:
-            each = mean_loss(
-                problem, fields, key, numbers, **static, num_samples=batch_size, hard_labels=hard_labels
-            )
+            each = mean_loss(problem, fields, key, numbers, **static, num_samples=batch_size, hard_labels=hard_labels)
         # The sum, so that every prompt of a batch of tables descends its own gradient at the given rate.
         return each.sum(), each
 
@@ -135,16 +143,17 @@ def fit(
       problem: as in `population_loss`. Each prompt of a batch has its own logits and descends its own gradient.
       num_steps: number of updates, one `lax.scan`.
       learning_rate: a number or a schedule step -> number, for plain gradient descent.
-      optimizer: an optax optimiser (used as it is; `learning_rate` is then not used), or a function such as `optax.adam`
-        that makes one of `learning_rate`.
+      optimizer: an optax optimiser (used as it is; `learning_rate` is then not used), or a function such as
+        `optax.adam` that makes one of `learning_rate`.
       init_logp: `[..., A]` where to start; the reference by default.
       key: sample `batch_size` groups of K responses for each prompt and step, instead of enumerating.
       hard_labels: when sampling, draw comparisons as 0 or 1.
-      policy, init_params: another parametrisation, params -> log-probs `[..., A]` (or a mapping with `token_logp`): a token tree,
-        shared features, a network.
+      policy, init_params: another parametrisation, params -> log-probs `[..., A]` (or a mapping with `token_logp`): a
+        token tree, shared features, a network.
       hyperparameters: those of the method, and `group_size`.
 
-    Returns: `Fit` with `.logp` `[..., A]` and `.trace` `[num_steps, ...]`. `vmap` over seeds, beta or learning rates works.
+    Returns: `Fit` with `.logp` `[..., A]` and `.trace` `[num_steps, ...]`. `vmap` over seeds, beta or learning rates
+      works.
     Raises: ValueError or TypeError on what is not allowed, before anything runs.
     """
     method = resolve(name)
@@ -158,8 +167,9 @@ def fit(
     if learning_rate is None and (optimizer is None or not hasattr(optimizer, "update")):
         raise TypeError("fit needs learning_rate=..., or an optax optimizer=... that already has one")
     schedule = learning_rate if callable(learning_rate) else None
-    if learning_rate is not None and schedule is None:
-        checks.positive("learning_rate", learning_rate)
+    constant = None if learning_rate is None or callable(learning_rate) else as_float(learning_rate)
+    if constant is not None:
+        checks.positive("learning_rate", constant)
     if optimizer is not None and not hasattr(optimizer, "update"):
         optimizer = optimizer(learning_rate)
     if (policy is None) != (init_params is None):
@@ -181,7 +191,7 @@ def fit(
         anchor = params
     return _run(
         problem, params, anchor if method.anchor_update is not None else None, key,
-        None if schedule is not None or learning_rate is None else as_float(learning_rate), numbers,
+        constant, numbers,
         method=method, k=k, fixed=fixed, num_steps=num_steps, optimizer=optimizer, policy=policy,
         batch_size=batch_size, hard_labels=bool(hard_labels), learning_rate_of=schedule,
     )  # fmt: skip

@@ -32,7 +32,9 @@ def k2(logp: ArrayLike, ref_logp: ArrayLike) -> Values:
 
 
 def k3(logp: ArrayLike, ref_logp: ArrayLike) -> Values:
-    r"""k3 = e^{-h} - 1 + h >= 0. Unbiased value; as a loss its expected gradient is that of the forward KL(ref || pi)."""
+    r"""k3 = e^{-h} - 1 + h >= 0. Unbiased value; as a loss its expected gradient is that of the forward KL(ref ||
+    pi).
+    """
     h = log_ratio(logp, ref_logp)
     return jnp.expm1(-h) + h
 
@@ -60,7 +62,8 @@ def reward_to_go(values: ArrayLike, mask: ArrayLike | None = None) -> Float[Arra
 def kl_tokens_to_go(
     token_logp: ArrayLike, ref_token_logp: ArrayLike, mask: ArrayLike | None = None
 ) -> Float[Array, "*batch"]:
-    r"""sum_n sg[sum_{m >= n} h_m] log pi(y_n | y_<n): a token-level loss whose expected gradient is that of KL(pi || ref).
+    r"""sum_n sg[sum_{m >= n} h_m] log pi(y_n | y_<n): a token-level loss whose expected gradient is that of KL(pi ||
+    ref).
 
     A token answers for the log-ratio of all that follows it. Leaving out the future (h_n alone) misses the effect of
     a token on later KL: see `kl_tokens_myopic`. Shapes `[..., T]` -> `[...]`; masked tokens may hold anything.
@@ -76,8 +79,9 @@ def kl_tokens_myopic(
 ) -> Float[Array, "*batch"]:
     r"""sum_n sg[h_n] log pi(y_n | y_<n): token by token, without the future. Biased as soon as T >= 2.
 
-    Its expected gradient is E sum_n of the gradient of each conditional KL at frozen prefixes (the same as of token-wise
-    k2), not that of the sequence's KL(pi || ref). Here because it is widely shipped, and so that the bias can be measured.
+    Its expected gradient is E sum_n of the gradient of each conditional KL at frozen prefixes (the same as of
+    token-wise k2), not that of the sequence's KL(pi || ref). Here because it is widely shipped, and so that the bias
+    can be measured.
     """
     token_logp, ref_token_logp = _select(token_logp, mask), _select(ref_token_logp, mask)
     return (sg(log_ratio(token_logp, ref_token_logp)) * token_logp).sum(-1)

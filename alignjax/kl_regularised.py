@@ -3,8 +3,8 @@ r"""The KL-regularised problem: maximise J(pi) = E_pi[r] - beta KL(pi || ref).
 Everything here is exact on a finite response set `[..., A]`; leading axes are batch. `beta` > 0 is a scalar, or
 `[...]` over the batch; rewards have the unit of beta nats.
 
-Sources: Todorov, 2006 (linearly solvable control); Rafailov et al., 2023, arXiv:2305.18290, Eq. 3-4;
-Korbak et al., 2022, arXiv:2205.11275.
+Sources: Todorov, 2006 (linearly solvable control); Rafailov et al., 2023, arXiv:2305.18290, Eq. 3-4; Korbak et al.,
+2022, arXiv:2205.11275.
 """
 
 import jax
@@ -27,7 +27,7 @@ def gibbs(ref_logp: ArrayLike, reward: ArrayLike, beta: ArrayLike) -> Float[Arra
     r"""The optimum of the KL-regularised problem: log pi*(y) = log ref(y) + r(y) / beta - log Z.
 
     Shapes: `[..., A]`, `[..., A]`, scalar or `[...]` -> `[..., A]` log-probabilities. A response the reference gives
-    no mass keeps none; a reward of -inf forbids a response.
+      no mass keeps none; a reward of -inf forbids a response.
     Raises: ValueError if `beta` <= 0, on NaN, on a reference that does not normalise, on mismatched last axes.
     Source: Rafailov et al., 2023, arXiv:2305.18290, Eq. 4.
     Worked number: uniform ref over two, r = (0, 1), beta = 1 gives sigmoid(1) = 0.7311 on the second.
@@ -47,9 +47,7 @@ def optimal_value(ref_logp: ArrayLike, reward: ArrayLike, beta: ArrayLike) -> Fl
     return as_float(beta) * log_partition(ref_logp, reward, beta)
 
 
-def objective(
-    logp: ArrayLike, ref_logp: ArrayLike, reward: ArrayLike, beta: ArrayLike
-) -> Float[Array, "*batch"]:
+def objective(logp: ArrayLike, ref_logp: ArrayLike, reward: ArrayLike, beta: ArrayLike) -> Float[Array, "*batch"]:
     r"""J(pi) = E_pi[r] - beta KL(pi || ref), to be maximised; -inf where pi leaves the reference's support."""
     _checked(ref_logp, reward, beta)
     checks.same_last_axis({"logp": logp, "reward": reward})
@@ -57,9 +55,7 @@ def objective(
     return jnp.where(p > 0, p * jnp.where(p > 0, reward, 0.0), 0.0).sum(-1) - as_float(beta) * kl(logp, ref_logp)
 
 
-def suboptimality(
-    logp: ArrayLike, ref_logp: ArrayLike, reward: ArrayLike, beta: ArrayLike
-) -> Float[Array, "*batch"]:
+def suboptimality(logp: ArrayLike, ref_logp: ArrayLike, reward: ArrayLike, beta: ArrayLike) -> Float[Array, "*batch"]:
     r"""V* - J(pi) = beta KL(pi || pi*), for every policy (identity C2): the regret is a divergence."""
     return as_float(beta) * kl(logp, gibbs(ref_logp, reward, beta))
 

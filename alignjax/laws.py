@@ -6,9 +6,9 @@ record names one for its responses and, apart from it, one for its opponent.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
-from alignjax.logspace import geometric_mixture
+from alignjax.logspace import Scalar, geometric_mixture
 from alignjax.problem import Problem
 
 LogPolicy = Float[Array, "*batch A"]
@@ -37,7 +37,7 @@ def old_policy(problem: Problem, logp: LogPolicy) -> LogPolicy | tuple[LogPolicy
     return sg(logp) if problem.sampler_logp is None else jax.tree.map(sg, problem.sampler_logp)
 
 
-def mixture(problem: Problem, logp: LogPolicy, *, mixture: ScalarLike = 0.125) -> LogPolicy:
+def mixture(problem: Problem, logp: LogPolicy, *, mixture: Scalar = 0.125) -> LogPolicy:
     r"""The geometric mixture pi^{1-m} ref^m of the detached policy: self-play at m = 0, the reference at m = 1."""
     return sg(geometric_mixture(sg(logp), problem.ref_logp, mixture))
 

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 from alignjax import checks
 
 ArrayLike = jax.typing.ArrayLike
+Scalar = Array | float
+"""A hyperparameter: a Python or NumPy number, a scalar array, or a tracer (so that `vmap` can sweep it)."""
 
 
 def as_float(x: ArrayLike) -> Array:
@@ -60,13 +62,13 @@ def tilt(
       scale: scalar, or `[...]` over the batch.
 
     Returns: `[..., A]` log-probabilities.
-    Raises: ValueError on mismatched axes; on NaN (in a base of non-zero weight), on +inf, and where no response
-      keeps any mass, if the arguments are concrete.
+    Raises: ValueError on mismatched axes; on NaN (in a base of non-zero weight), on +inf, and where no response keeps
+      any mass, if the arguments are concrete.
     """
     if isinstance(log_bases, list | tuple):
         bases = jnp.stack(jnp.broadcast_arrays(*(as_float(base) for base in log_bases)))
     else:
-        bases = as_float(log_bases)
+        bases = as_float(jnp.asarray(log_bases))
     weights, score, scale = as_float(weights), as_float(score), per_batch(scale)
     if bases.ndim < 2:
         raise ValueError(f"log_bases must have the bases first and the responses last, got shape {bases.shape}")

@@ -40,6 +40,18 @@ def draw(key: Array, law: Float[Array, "*batch A"], lead: tuple[int, ...], num: 
     return jnp.moveaxis(jax.random.categorical(key, law, axis=-1, shape=(num, *lead)), 0, -1)
 
 
+def flip(key: Array, probability: Array) -> Array:
+    """1 with the given probability, else 0."""
+    return (jax.random.uniform(key, probability.shape, probability.dtype) < probability).astype(probability.dtype)
+
+
+def hard_preference(key: Array, preference: Float[Array, "*batch K K"]) -> Float[Array, "*batch K K"]:
+    """One comparison of every pair, 0 or 1 with P + P^T = 1, and 1/2 on the diagonal."""
+    above = jnp.triu(jnp.ones(preference.shape[-2:], preference.dtype), 1)
+    wins = flip(key, preference) * above
+    return wins + above.T - jnp.swapaxes(wins, -1, -2) + 0.5 * jnp.eye(above.shape[-1], dtype=above.dtype)
+
+
 @functools.partial(jax.jit, static_argnames=("method", "k", "fixed", "num_samples", "hard_labels"))
 def mean_loss(
     problem: Problem,
@@ -63,7 +75,10 @@ def mean_loss(
         if value is not None:
             shapes[name] = value.shape[: value.ndim - axes]
     lead = checks.broadcastable(shapes)
-    slots = [draw(slot_key, law, lead, num_samples) for slot_key, law in zip(jax.random.split(draw_key, k), laws, strict=True)]
+    slots = [
+        draw(slot_key, law, lead, num_samples)
+        for slot_key, law in zip(jax.random.split(draw_key, k), laws, strict=True)
+    ]
     index = jnp.stack(slots, -1)
     arrays: dict[str, Array | None] = {}
     for name, table in tables(method, problem, policy, hyper).items():
@@ -73,15 +88,11 @@ def mean_loss(
         law = jax.lax.stop_gradient(method.opponent(problem, logp, **method.own(method.opponent, hyper)))
         rivals = draw(opponent_key, law, lead, num_samples * k).reshape(index.shape)
         rows = gather_drawn("rewards", problem.preferences(), index)
-        arrays["win_rate"] = jnp.take_along_axis(rows, rivals[..., None], -1)[..., 0]
-        if hard_labels:
-            coin = jax.random.uniform(label_key, rivals.shape, arrays["win_rate"].dtype)
-            arrays["win_rate"] = (coin < arrays["win_rate"]).astype(arrays["win_rate"].dtype)
-    if arrays.get("preference") is not None and hard_labels:
-        p = arrays["preference"]
-        wins = jnp.triu(jax.random.uniform(label_key, p.shape, p.dtype) < p, 1).astype(p.dtype)
-        lower = jnp.tril(jnp.ones(p.shape[-2:], p.dtype), -1)
-        arrays["preference"] = wins + (lower - jnp.swapaxes(wins, -1, -2) * lower) + 0.5 * jnp.eye(k, dtype=p.dtype)
+        wins = jnp.take_along_axis(rows, rivals[..., None], -1)[..., 0]
+        arrays["win_rate"] = flip(label_key, wins) if hard_labels else wins
+    preference = arrays.get("preference")
+    if preference is not None and hard_labels:
+        arrays["preference"] = hard_preference(label_key, preference)
     return method.evaluate(arrays, hyper).mean(-1)
 
 
@@ -97,8 +108,8 @@ def sampled_loss(
 ) -> Float[Array, "*batch"]:
     r"""A Monte-Carlo draw of `population_loss`: the mean over `num_samples` groups of K responses for each prompt.
 
-    `hard_labels` draws each comparison as 0 or 1 instead of handing the loss its probability; the expected gradient is
-    the same. Opponents are sampled, one for each response. Other arguments and errors as in `population_loss`.
+    `hard_labels` draws each comparison as 0 or 1 instead of handing the loss its probability; the expected gradient
+    is the same. Opponents are sampled, one for each response. Other arguments and errors as in `population_loss`.
     """
     method = resolve(name)
     k, numbers, fixed = split(method, hyperparameters)

@@ -2,8 +2,8 @@ r"""The exact population loss of any method: all A^K tuples of responses, weight
 
     L(pi) = sum_{y_1..y_K} prod_k nu_k(y_k) loss(y_1..y_K),      nu detached
 
-The loss is called once, on arrays `[..., N, K]` with N = A^K, exactly as it is on a batch of samples. Where a method has a
-stop-gradient the value is a surrogate; its gradient is what autodiff of the sampled loss gives in expectation.
+The loss is called once, on arrays `[..., N, K]` with N = A^K, exactly as it is on a batch of samples. Where a method
+has a stop-gradient the value is a surrogate; its gradient is what autodiff of the sampled loss gives in expectation.
 """
 
 import functools
@@ -33,7 +33,9 @@ def resolve(method: str | Method) -> Method:
     return METHODS[method]
 
 
-def split(method: Method, hyperparameters: Mapping[str, Any]) -> tuple[int, dict[str, Any], tuple[tuple[str, Any], ...]]:
+def split(
+    method: Method, hyperparameters: Mapping[str, Any]
+) -> tuple[int, dict[str, Any], tuple[tuple[str, Any], ...]]:
     """Checked hyperparameters as (K, numbers that may be traced, names and flags that may not)."""
     given = dict(hyperparameters)
     size = given.pop("group_size", None)
@@ -50,7 +52,9 @@ def sampler_laws(method: Method, problem: Problem, logp: Array, hyper: Mapping[s
     law = method.sampler(problem, logp, **method.own(method.sampler, hyper))
     laws = law if isinstance(law, tuple) else (law,) * k
     if len(laws) != k:
-        raise ValueError(f"sampler_logp has {len(laws)} laws, one per slot, but {method.name} draws K = {k} responses here")
+        raise ValueError(
+            f"sampler_logp has {len(laws)} laws, one per slot, but {method.name} draws K = {k} responses here"
+        )
     return tuple(jax.lax.stop_gradient(law) for law in laws)
 
 
@@ -75,7 +79,9 @@ def expected_loss(
     k: int,
     fixed: tuple[tuple[str, Any], ...],
 ) -> Float[Array, "*batch"]:
-    """The exact expectation, `[...]`; `policy` holds `logp` `[..., A]` and, for token methods, `token_logp` `[..., A, T]`."""
+    """The exact expectation, `[...]`; `policy` holds `logp` `[..., A]` and, for token methods, `token_logp` `[..., A,
+    T]`.
+    """
     hyper = {**numbers, **dict(fixed)}
     a = problem.num_responses
     index = np.stack(np.unravel_index(np.arange(a**k), (a,) * k), axis=-1)
@@ -151,8 +157,8 @@ def population_loss(
       problem: A responses, reference, feedback, and the data's law where the method learns from data.
       logp: `[..., A]` normalised log-probabilities.
       token_logp: `[..., A, T]`, for methods that read tokens (`envs.TokenTree.token_logp`).
-      hyperparameters: those of the method, and `group_size` = K (default 2; pairs have 2). Responses are iid, the diagonal
-        y = y' is included, weights are products of the sampler's probabilities.
+      hyperparameters: those of the method, and `group_size` = K (default 2; pairs have 2). Responses are iid, the
+        diagonal y = y' is included, weights are products of the sampler's probabilities.
 
     Raises: ValueError if A^K exceeds 10^6, a field is missing, or an argument is not allowed (see `Problem`).
     """

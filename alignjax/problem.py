@@ -19,8 +19,8 @@ LogPolicy = Float[Array, "*batch A"]
 class Problem:
     r"""A table of A responses for each prompt; an immutable pytree, leading axes `...` are batch.
 
-    Raises: ValueError, naming the argument, on mismatched last axes, NaN, policies that do not normalise, preferences that
-    break P + P^T = 1 or leave [0, 1], and samplers or opponents with mass where the reference has none.
+    Raises: ValueError, naming the argument, on mismatched last axes, NaN, policies that do not normalise, preferences
+      that break P + P^T = 1 or leave [0, 1], and samplers or opponents with mass where the reference has none.
     """
 
     ref_logp: LogPolicy
@@ -31,7 +31,9 @@ class Problem:
     preference: Float[Array, "*batch A A"] | None = None
     """preference[..., i, j] = P(i beats j). If it is absent, `preferences()` is Bradley-Terry of the reward."""
     sampler_logp: LogPolicy | tuple[LogPolicy, ...] | None = None
-    """The law of the data (offline methods), the old policy (ppo, grpo): one for all responses, or a tuple, one per slot."""
+    """The law of the data (offline methods), the old policy (ppo, grpo): one for all responses, or a tuple, one per
+    slot.
+    """
     anchor_logp: LogPolicy | None = None
     """A moving anchor or the previous iterate."""
     opponent_logp: Float[Array, "J *batch A"] | None = None
@@ -74,12 +76,12 @@ class Problem:
             given = getattr(self, name)
             if given is not None and (np.ndim(given) < 2 or np.shape(given)[-2] != size):
                 raise ValueError(f"{name} must end in the axes [{size}, T], got shape {np.shape(given)}")
+        axes = {"reward": 1, "anchor_logp": 1, "preference": 2, "rewards": 2} | dict.fromkeys(laws, 1)
+        given = {name: laws.get(name, getattr(self, name, None)) for name in axes if name != "opponent_logp"}
         checks.broadcastable(
             {"ref_logp": self.ref_logp.shape[:-1]}
-            | {n: np.shape(v)[:-1] for n, v in {"reward": self.reward, **laws}.items() if v is not None and n != "opponent_logp"}
-            | ({"preference": self.preference.shape[:-2]} if self.preference is not None else {})
-            | ({"rewards": self.rewards.shape[:-2]} if self.rewards is not None else {})
-        )  # fmt: skip
+            | {name: law.shape[: law.ndim - axes[name]] for name, law in given.items() if law is not None}
+        )
 
     @property
     def num_responses(self) -> int:
@@ -112,8 +114,9 @@ def bradley_terry_reward(
 ) -> Float[Array, "*batch A"]:
     r"""The reward r (mean 0) with sigmoid(r_i - r_j) = P_ij, if there is one.
 
-    Raises: ValueError if the preferences are certain (the reward is infinite) or not Bradley-Terry (log-odds do not add up along
-    some triple), with the worst triple's defect, if the array is concrete. `support`: only these responses are looked at.
+    Raises: ValueError if the preferences are certain (the reward is infinite) or not Bradley-Terry (log-odds do not
+      add up along some triple), with the worst triple's defect, if the array is concrete. `support`: only these
+      responses are looked at.
     """
     keep = jnp.ones(preference.shape[-1], bool) if support is None else support
     both = keep[..., :, None] & keep[..., None, :]
@@ -127,7 +130,8 @@ def bradley_terry_reward(
         scale = float(jnp.abs(odds).max()) + 1.0
         if defect > scale * (1e-8 if odds.dtype == jnp.float64 else 2e-4):
             raise ValueError(
-                f"{needed_by}: the stated optimum holds for Bradley-Terry preferences, and these are not (log-odds differ "
-                f"from a difference of rewards by up to {defect:.3g} nats); the minimiser then depends on the pair law"
+                f"{needed_by}: the stated optimum holds for Bradley-Terry preferences, and these are not (log-odds "
+                f"differ from a difference of rewards by up to {defect:.3g} nats); the minimiser then depends on the "
+                f"pair law"
             )
     return reward

@@ -11,8 +11,8 @@ T = TypeVar("T")
 def register(cls: type[T]) -> type[T]:
     """Register a dataclass as a pytree: every field is a child, `None` fields vanish as usual.
 
-    `jax.tree_util.register_dataclass` calls `__init__` on every unflatten, and with it our value checks,
-    on tracers and on the placeholder objects JAX puts into trees. This one bypasses `__init__`.
+    `jax.tree_util.register_dataclass` calls `__init__` on every unflatten, and with it our value checks, on tracers
+    and on the placeholder objects JAX puts into trees. This one bypasses `__init__`.
     """
     names = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
 

@@ -1,4 +1,6 @@
-"""The page of types: what a method, a solver and a source are. Data that names functions; the functions stay functions."""
+"""The page of types: what a method, a solver and a source are. Data that names functions; the functions stay
+functions.
+"""
 
 import dataclasses
 import functools
@@ -15,7 +17,9 @@ from alignjax.problem import Problem
 from alignjax.samples import Samples
 
 Law = Callable[..., "Array | tuple[Array, ...]"]
-"""law(problem, logp, **own hyperparameters) -> log-probs [..., A], or a tuple of them, one per response slot (laws.py)."""
+"""law(problem, logp, **own hyperparameters) -> log-probs [..., A], or a tuple of them, one per response slot
+(laws.py).
+"""
 
 SAMPLE_FIELDS = tuple(field.name for field in dataclasses.fields(Samples))
 
@@ -93,7 +97,7 @@ class Method:
     source: Source
     sampler: Law
     """The law of the K responses (detached from the policy)."""
-    opponent: Law | None = None
+    opponent: Callable[..., Array] | None = None
     """The law of the opponent behind `win_rate`: apart from the sampler."""
     minimiser: Callable[..., Array] | None = None
     """minimiser(problem, **hyperparameters) -> log-probs of the population optimum (or stationary point)."""
@@ -106,7 +110,8 @@ class Method:
     separable: bool = False
     """The loss is a mean over responses that do not see each other, so that its expectation does not depend on K."""
     feedback: Mapping[str, Callable[..., Array]] = dataclasses.field(default_factory=dict)
-    """Extra fields: name -> function(problem, logp, **hyperparameters) -> table; `feedback.py` knows the common ones."""
+    """Extra fields: name -> function(problem, logp, **hyperparameters) -> table; `feedback.py` knows the common ones.
+    """
     anchor_update: Callable[..., Any] | None = None
     """anchor_update(anchor, params, **own hyperparameters) -> anchor: the runner carries the anchor as state."""
     invariant_to: tuple[str, ...] = ()
@@ -119,7 +124,7 @@ class Method:
         if (self.minimiser is None) == (not self.no_optimum):
             raise ValueError(f"{self.name}: give either a minimiser or the sentence why there is none")
 
-    # --- read from signatures -----------------------------------------------------------------------------------------
+    # --- read from signatures
 
     @functools.cached_property
     def _positional(self) -> dict[str, Any]:
@@ -155,10 +160,12 @@ class Method:
         """Whether `optimum` returns a policy."""
         return self.minimiser is not None
 
-    # --- use ------------------------------------------------------------------------------------------------------------
+    # --- use
 
     def hyperparameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Defaults overridden by what was given; TypeError for an unknown name, ValueError for a value that is not allowed."""
+        """Defaults overridden by what was given; TypeError for an unknown name, ValueError for a value that is not
+        allowed.
+        """
         for name in given:
             if name not in self.defaults:
                 near = checks.nearest(name, self.defaults)
@@ -185,7 +192,9 @@ class Method:
         if self.num_responses is not None and size != self.num_responses:
             raise ValueError(f"{self.name} draws {self.num_responses} responses to a prompt; group_size was {size}")
         if size < self.min_responses:
-            raise ValueError(f"{self.name} needs at least {self.min_responses} responses to a prompt; group_size was {size}")
+            raise ValueError(
+                f"{self.name} needs at least {self.min_responses} responses to a prompt; group_size was {size}"
+            )
         return size
 
     def evaluate(self, arrays: Mapping[str, Array | None], hyper: Mapping[str, Any]) -> Array:

@@ -1,4 +1,6 @@
-"""`METHODS`: name -> record, computed by scanning `objectives/` for modules with a `METHODS` tuple. Nothing is listed by hand."""
+"""`METHODS`: name -> record, computed by scanning `objectives/` for modules with a `METHODS` tuple. Nothing is listed
+by hand.
+"""
 
 import importlib
 import pkgutil

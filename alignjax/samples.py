@@ -25,11 +25,11 @@ class Samples:
     r"""K responses to each prompt and what is known of them; an immutable pytree, leading axes `...` are batch.
 
     The field names are the closed vocabulary of losses: a loss's positional arguments must be among them. The
-    response axis K is last (before T, M or another K), never two halves of a batch. Log-probabilities are nats, of the
-    whole response (token SUMS); a field that is absent is None.
+    response axis K is last (before T, M or another K), never two halves of a batch. Log-probabilities are nats, of
+    the whole response (token SUMS); a field that is absent is None.
 
-    Raises: ValueError on NaN outside a mask, mismatched axes, preferences that break P + P^T = 1, and on a mask with an
-    empty row, if the arrays are concrete. Under a trace a row with an empty mask contributes 0.
+    Raises: ValueError on NaN outside a mask, mismatched axes, preferences that break P + P^T = 1, and on a mask with
+      an empty row, if the arrays are concrete. Under a trace a row with an empty mask contributes 0.
     """
 
     logp: Float[Array, "*batch K"]
@@ -97,7 +97,9 @@ class Samples:
         given = getattr(self, name)
         if given is not None and (np.ndim(given) < axes or np.shape(given)[-axes:] != expected):
             wanted = ", ".join(map(str, expected))
-            raise ValueError(f"{name} must end in the axes [{wanted}] (logp has K = {expected[0]}), got {np.shape(given)}")
+            raise ValueError(
+                f"{name} must end in the axes [{wanted}] (logp has K = {expected[0]}), got {np.shape(given)}"
+            )
 
     def _check_values(self) -> None:
         if self.mask is not None:
@@ -109,8 +111,9 @@ class Samples:
             checks.not_nan(name, _outside(getattr(self, name), responses if name != "value" else None))
         for name in _PER_TOKEN:
             checks.not_nan(name, _outside(getattr(self, name), tokens))
-        checks.not_nan("rewards", _outside(self.rewards, None if responses is None else np.asarray(responses)[..., None])
-                       if checks.is_concrete(responses) else None)  # fmt: skip
+        if checks.is_concrete(responses):
+            rows = None if responses is None else np.asarray(responses)[..., None]
+            checks.not_nan("rewards", _outside(self.rewards, rows))
         checks.probabilities("win_rate", _outside(self.win_rate, responses))
         checks.probabilities("label", _outside(self.label, responses))
         if self.preference is not None and checks.is_concrete(self.preference, responses):
@@ -134,8 +137,9 @@ class Samples:
     ) -> "Samples":
         """From per-token log-probs `[..., K, T]`: sums them over the mask, and keeps the tokens.
 
-        Masked positions may hold anything and have no influence. A response without a token is an error at the boundary; under
-        a trace it leaves its group (a pair that misses one contributes 0). `feedback`: the other fields of `Samples`.
+        Masked positions may hold anything and have no influence. A response without a token is an error at the
+        boundary; under a trace it leaves its group (a pair that misses one contributes 0). `feedback`: the other
+        fields of `Samples`.
         """
         tokens = {
             "token_logp": token_logp,

@@ -4,10 +4,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, ScalarLike
+from jaxtyping import Array, Float, Int
 
 from alignjax import checks
-from alignjax.logspace import as_float, log_softmax
+from alignjax.logspace import Scalar, as_float, log_softmax
 from alignjax.problem import Problem, bradley_terry
 from alignjax.pytree import register
 
@@ -22,9 +22,9 @@ class Bandit:
 
     reward: Float[Array, "*contexts A"]
     """Mean reward of each arm."""
-    ref_logp: Float[Array, "*contexts A"] | None = None
+    ref_logp: Float[Array, "*contexts A"] = None  # type: ignore[assignment]  # always an array once built
     """Reference; uniform if absent."""
-    noise: ScalarLike = 0.0
+    noise: Scalar = 0.0
     """Standard deviation of a pull."""
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class Bandit:
         )
 
 
-def random_bandit(key: Array, num_arms: int, contexts: tuple[int, ...] = (), noise: ScalarLike = 0.0) -> Bandit:
+def random_bandit(key: Array, num_arms: int, contexts: tuple[int, ...] = (), noise: Scalar = 0.0) -> Bandit:
     """Standard normal rewards and a softmax of standard normal logits as reference."""
     num_arms = checks.whole("num_arms", num_arms)
     reward_key, ref_key = jax.random.split(key)

@@ -13,7 +13,8 @@ from alignjax.pytree import register
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class LogLinearPolicy:
-    r"""log pi(y | x) = base(y | x) + <phi(x, y), theta> - log Z(x), with one theta `[D]` for all prompts and responses.
+    r"""log pi(y | x) = base(y | x) + <phi(x, y), theta> - log Z(x), with one theta `[D]` for all prompts and
+    responses.
 
     Gradients of one response move the others: likelihood displacement and everything else that tables cannot show.
     Raises: ValueError on NaN or mismatched axes.

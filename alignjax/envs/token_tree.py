@@ -24,9 +24,9 @@ Nodes = tuple[Float[Array, "*batch nodes V"], ...]
 class TokenTree:
     r"""The full V-ary tree of depth T. Its parameters are one array per depth, `logits[t]: [..., V^t, V]`.
 
-    Leaf number y is the sequence of its base-V digits, first token first. With an end-of-sequence token `eos`, everything
-    after it is masked and forced (another `eos` with probability 1), so that the V^T - sum leaves with other continuations have
-    zero mass: `canonical` says which leaves have some. At most 10^6 leaves.
+    Leaf number y is the sequence of its base-V digits, first token first. With an end-of-sequence token `eos`,
+    everything after it is masked and forced (another `eos` with probability 1), so that the V^T - sum leaves with
+    other continuations have zero mass: `canonical` says which leaves have some. At most 10^6 leaves.
     """
 
     vocab_size: int
@@ -38,7 +38,7 @@ class TokenTree:
         checks.whole("length", self.length)
         if self.num_leaves > 10**6:
             raise ValueError(
-                f"vocab_size = {self.vocab_size} and length = {self.length} make {self.num_leaves} leaves, above 1000000"
+                f"vocab_size = {self.vocab_size}, length = {self.length} make {self.num_leaves} leaves, above 1000000"
             )
         if self.eos is not None and not 0 <= self.eos < self.vocab_size:
             raise ValueError(f"eos must be a token in [0, {self.vocab_size}), got {self.eos}")
@@ -65,7 +65,11 @@ class TokenTree:
     @functools.cached_property
     def canonical(self) -> Bool[np.ndarray, "A"]:
         """Leaves that can have mass: after an `eos` come only more of it."""
-        return np.all(self.mask | (self.tokens == self.eos), -1) if self.eos is not None else np.ones(self.num_leaves, bool)
+        return (
+            np.all(self.mask | (self.tokens == self.eos), -1)
+            if self.eos is not None
+            else np.ones(self.num_leaves, bool)
+        )
 
     def _ended(self, depth: int) -> np.ndarray:
         """Which nodes of a depth lie behind an `eos`."""
@@ -100,7 +104,9 @@ class TokenTree:
         return tuple(scale * jax.random.normal(k, z.shape) for k, z in zip(keys, self.zeros(batch), strict=True))
 
     def leaf_logp(self, logits: Sequence[ArrayLike]) -> Float[Array, "*batch A"]:
-        r"""log pi(y) = sum_t log pi(y_t | y_<t) of every sequence, from logits (or log-probs) `[..., V^t, V]` per depth."""
+        r"""log pi(y) = sum_t log pi(y_t | y_<t) of every sequence, from logits (or log-probs) `[..., V^t, V]` per
+        depth.
+        """
         total = jnp.zeros((1,))
         for level in self._node_logp(logits):
             total = (total[..., :, None] + level).reshape((*level.shape[:-2], -1))

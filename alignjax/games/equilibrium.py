@@ -1,15 +1,17 @@
-r"""Reference solvers, never used by the algorithms they judge: Newton for the regularised Nash, an LP for the original one."""
+r"""Reference solvers, never used by the algorithms they judge: Newton for the regularised Nash, an LP for the
+original one.
+"""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from alignjax import checks
 from alignjax.games.game import PreferenceGame
-from alignjax.logspace import ArrayLike, as_float, log_softmax, per_batch
+from alignjax.logspace import ArrayLike, Scalar, as_float, log_softmax, per_batch
 
 _START = 10.0  # the temperature where the continuation starts: the game is a small perturbation of its reference
 _COOLING = 0.8
@@ -90,20 +92,23 @@ def nash(game: PreferenceGame) -> Float[Array, "*batch A"]:
 
         log pi(y) = log ref(y) + P(y > pi) / tau - log Z
 
-    Unique for every tau > 0. Solved to rounding by damped Newton with continuation in tau; differentiable in preferences,
-    reference and temperature by the implicit function theorem; batched over leading axes, `jit` and `vmap` safe.
-    Source: Munos et al., 2023, arXiv:2312.00886, Prop. 1 (also: the logit quantal response equilibrium, McKelvey and Palfrey, 1995).
+    Unique for every tau > 0. Solved to rounding by damped Newton with continuation in tau; differentiable in
+    preferences, reference and temperature by the implicit function theorem; batched over leading axes, `jit` and
+    `vmap` safe.
+    Source: Munos et al., 2023, arXiv:2312.00886, Prop. 1 (also: the logit quantal response equilibrium, McKelvey and
+    Palfrey, 1995).
     """
     return _nash(game.preference, game.ref_logp, as_float(game.tau))
 
 
 def mixture_equilibrium(
-    preference: ArrayLike, ref_logp: ArrayLike, beta: ScalarLike, mixture: ScalarLike
+    preference: ArrayLike, ref_logp: ArrayLike, beta: Scalar, mixture: Scalar
 ) -> Float[Array, "*batch A"]:
     r"""The pi with pi proportional to ref exp(P(y > pi^{1-m} ref^m) / beta).
 
-    Its mixture pi^{1-m} ref^m is the regularised Nash at temperature beta / (1 - m), and pi the best response to that. m = 0 is the
-    Nash itself, m = 1 the best response to the reference. Source: Calandriello et al., 2024, arXiv:2403.08635, Prop. 5.2.
+    Its mixture pi^{1-m} ref^m is the regularised Nash at temperature beta / (1 - m), and pi the best response to
+    that. m = 0 is the Nash itself, m = 1 the best response to the reference. Source: Calandriello et al., 2024,
+    arXiv:2403.08635, Prop. 5.2.
     """
     beta, mixture = as_float(beta), as_float(mixture)
     preference, ref_logp = as_float(preference), as_float(ref_logp)
@@ -113,11 +118,14 @@ def mixture_equilibrium(
 
 
 def von_neumann_winner(preference: ArrayLike) -> Float[np.ndarray, "*batch A"]:
-    r"""Probabilities of a Nash equilibrium of the game without regularisation: max_x min_y P(x > y), whose value is 1/2.
+    r"""Probabilities of a Nash equilibrium of the game without regularisation: max_x min_y P(x > y), whose value is
+    1/2.
 
-    A linear program for each matrix, by scipy's HiGHS (imported when called), in float64 on the host. Where there are several
-    equilibria it returns a vertex of their set; the regularised Nash at small tau picks one by the reference instead.
-    Raises: ValueError if P + P^T is not 1, TypeError under a JAX trace. Source: Dudik et al., 2015, arXiv:1502.06362; Kreweras, 1965.
+    A linear program for each matrix, by scipy's HiGHS (imported when called), in float64 on the host. Where there are
+    several equilibria it returns a vertex of their set; the regularised Nash at small tau picks one by the reference
+    instead.
+    Raises: ValueError if P + P^T is not 1, TypeError under a JAX trace. Source: Dudik et al., 2015, arXiv:1502.06362;
+      Kreweras, 1965.
     """
     if not checks.is_concrete(preference):
         raise TypeError("von_neumann_winner solves a linear program on the host: call it outside jit, vmap and grad")

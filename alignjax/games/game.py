@@ -9,11 +9,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from alignjax import checks
 from alignjax.divergences import kl
-from alignjax.logspace import ArrayLike, as_float, per_batch, tilt
+from alignjax.logspace import ArrayLike, Scalar, as_float, per_batch, tilt
 from alignjax.pytree import register
 
 LogPolicy = Float[Array, "*batch A"]
@@ -24,15 +24,15 @@ LogPolicy = Float[Array, "*batch A"]
 class PreferenceGame:
     """Preferences, a reference and a temperature; an immutable pytree, leading axes are a batch of games.
 
-    Raises: ValueError, naming the argument, if P + P^T is not 1, a probability leaves [0, 1], the reference does not normalise, tau <= 0,
-    something is NaN, or axes do not match.
+    Raises: ValueError, naming the argument, if P + P^T is not 1, a probability leaves [0, 1], the reference does not
+      normalise, tau <= 0, something is NaN, or axes do not match.
     """
 
     preference: Float[Array, "*batch A A"]
     """preference[..., i, j] = P(i beats j)."""
-    ref_logp: LogPolicy | None = None
+    ref_logp: LogPolicy = None  # type: ignore[assignment]  # always an array once built
     """Reference, normalised; uniform if absent. -inf takes a response out of the game."""
-    tau: Float[Array, "*batch"] | ScalarLike
+    tau: Scalar
     """KL temperature, > 0: a number, or one for each game."""
 
     def __post_init__(self) -> None:
@@ -108,8 +108,9 @@ def best_response_value(game: PreferenceGame, opponent_logp: ArrayLike) -> Float
 def duality_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]:
     r"""max_a J(a, pi) - min_b J(pi, b) = 2 tau KL(pi || BR(pi)): 0 at the regularised equilibrium and only there.
 
-    Computed by that identity (I1), whose terms are non-negative: it resolves gaps far below 1e-16. The definition gives
-    2 max_a J(a, pi) - 1 (`duality_gap_by_value`, identity I2). NashConv of the symmetric profile; "exploitability" is half of it.
+    Computed by that identity (I1), whose terms are non-negative: it resolves gaps far below 1e-16. The definition
+    gives 2 max_a J(a, pi) - 1 (`duality_gap_by_value`, identity I2). NashConv of the symmetric profile;
+    "exploitability" is half of it.
     Shapes: `[..., A] -> [...]`, in units of win probability. Source: Zhang et al., 2024, arXiv:2407.00617, Sec. 2.
     """
     logp = check_policy(game, "logp", logp)
@@ -117,12 +118,16 @@ def duality_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]
 
 
 def duality_gap_by_value(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]:
-    r"""2 [tau logsumexp(log ref + P pi / tau) + tau KL(pi || ref)] - 1: the gap from the best response's value (identity I2)."""
+    r"""2 [tau logsumexp(log ref + P pi / tau) + tau KL(pi || ref)] - 1: the gap from the best response's value
+    (identity I2).
+    """
     return 2 * best_response_value(game, logp) - 1
 
 
 def original_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]:
-    r"""NashConv of the game without regularisation, 2 (max_y P(y > pi) - 1/2), over the responses the reference supports."""
+    r"""NashConv of the game without regularisation, 2 (max_y P(y > pi) - 1/2), over the responses the reference
+    supports.
+    """
     logp = check_policy(game, "logp", logp)
     reachable = ~jnp.isneginf(game.ref_logp)
     return 2 * jnp.where(reachable, game.win_rate(logp) - 0.5, -jnp.inf).max(-1)

@@ -43,7 +43,8 @@ def annotator_mixture(rewards: Float[Array, "*batch M A"], weights: Float[Array,
 def preference_embedding(vectors: Float[Array, "*batch A D"]) -> Preference:
     r"""P = sigmoid(<R v_i, v_j>) with R block-diagonal of quarter turns (D even): any skew score can be written so.
 
-    Bradley-Terry is D = 2 with v = (r, 1). Source: Zhang et al., 2024, arXiv:2410.02197, general preference embedding.
+    Bradley-Terry is D = 2 with v = (r, 1). Source: Zhang et al., 2024, arXiv:2410.02197, general preference
+    embedding.
     """
     vectors = as_float(vectors)
     if vectors.shape[-1] % 2:

@@ -1,7 +1,8 @@
-r"""Exact tabular solvers: every row is `tilt` of weighted bases by a win-rate; rows differ in the bases and in the opponent.
+r"""Exact tabular solvers: every row is `tilt` of weighted bases by a win-rate; rows differ in the bases and in the
+opponent.
 
-The step size is always the canonical h: log pi_{t+1} = (1 - h tau) log pi_t + h tau log ref + h q_t + const (papers that print an
-inverse step have h = 1 / eta). One call of `win_rate` is one call of the preference oracle.
+The step size is always the canonical h: log pi_{t+1} = (1 - h tau) log pi_t + h tau log ref + h q_t + const (papers
+that print an inverse step have h = 1 / eta). One call of `win_rate` is one call of the preference oracle.
 """
 
 import dataclasses
@@ -12,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from alignjax import checks
 from alignjax.games.game import PreferenceGame, check_policy, duality_gap, original_gap
-from alignjax.logspace import ArrayLike, as_float, geometric_mixture, tilt
+from alignjax.logspace import ArrayLike, Scalar, as_float, geometric_mixture, tilt
 from alignjax.pytree import register
 from alignjax.record import Solver, Source
 
@@ -45,16 +46,16 @@ def nash_md(
     step_size: Array,
     win_rate: Oracle,
     *,
-    mixture: ScalarLike | None = None,
+    mixture: Scalar | None = None,
 ) -> LogPolicy:
     r"""Nash-MD: a mirror step from the mixture with the reference, against that mixture.
 
         pi^mu_t ~ pi_t^{1 - h tau} ref^{h tau},      pi_{t+1} ~ pi^mu_t exp(h P(. > pi^mu_t))
 
-    At a constant step it converges to a policy whose mixture is the Nash at temperature tau / (1 - h tau), not to the Nash at tau;
-    with the theorem's h_t = 2 / (tau (t + 2)), KL(pi* || pi_T) <= 8 / (tau^2 (T + 1)).
-    `mixture` m puts another opponent, pi_t^{1-m} ref^m, in the mixture's place: m = 0 is self-play (mirror descent), m = 1
-    the best response to the reference. Source: Munos et al., 2023, arXiv:2312.00886, Eq. 4-5 and Theorem 1.
+    At a constant step it converges to a policy whose mixture is the Nash at temperature tau / (1 - h tau), not to the
+    Nash at tau; with the theorem's h_t = 2 / (tau (t + 2)), KL(pi* || pi_T) <= 8 / (tau^2 (T + 1)). `mixture` m puts
+    another opponent, pi_t^{1-m} ref^m, in the mixture's place: m = 0 is self-play (mirror descent), m = 1 the best
+    response to the reference. Source: Munos et al., 2023, arXiv:2312.00886, Eq. 4-5 and Theorem 1.
     """
     centre = pull(game, logp, step_size)
     opponent = centre if mixture is None else geometric_mixture(logp, game.ref_logp, mixture)
@@ -88,14 +89,15 @@ SOLVERS = (
     Solver(
         step=nash_md,
         target="regularised",
-        converges_to="the regularised Nash with the theorem's steps; at a constant step its mixture is the Nash at tau / (1 - h tau)",
+        converges_to="the regularised Nash with the theorem's steps; at a constant step its mixture is the Nash at "
+        "tau / (1 - h tau)",
         theorem=nash_md_theorem_step,
         source=Source(*_MUNOS, "Eq. 4-5, Theorem 1"),
     ),
     Solver(
         step=self_play,
         target="regularised",
-        converges_to="the regularised Nash for h < 2 tau / (tau^2 + lambda^2), +-i lambda the rotation of the game there",
+        converges_to="the regularised Nash for h < 2 tau / (tau^2 + lambda^2), +-i lambda the game's rotation there",
         theorem=nash_md_theorem_step,
         source=Source(*_MUNOS, "Sec. 6"),
     ),
@@ -118,7 +120,9 @@ class Solution:
     trajectory: Float[Array, "points *batch A"]
     """Every `every`-th policy, `[num_steps / every + 1, ..., A]`, the initial one first."""
     gap: Float[Array, "*batch"]
-    """The duality gap of the last policy: of the regularised game, or of the original one where that is the solver's target."""
+    """The duality gap of the last policy: of the regularised game, or of the original one where that is the solver's
+    target.
+    """
 
 
 def solver(name: str) -> Solver:
@@ -128,7 +132,9 @@ def solver(name: str) -> Solver:
 
 
 def _step_sizes(row: Solver, game: PreferenceGame, step_size: Any, num_steps: int) -> Array:
-    """`[num_steps]` or `[num_steps, ...]` canonical steps, from a number, an array over games, a schedule, or "theorem"."""
+    """`[num_steps]` or `[num_steps, ...]` canonical steps, from a number, an array over games, a schedule, or
+    "theorem".
+    """
     tau = as_float(game.tau)
     times = jnp.arange(num_steps, dtype=tau.dtype)
     if isinstance(step_size, str):
@@ -145,7 +151,8 @@ def _step_sizes(row: Solver, game: PreferenceGame, step_size: Any, num_steps: in
     checks.positive("step_size", sizes)
     if checks.is_concrete(sizes, tau) and num_steps and float(jnp.max(sizes * tau)) > 1 + 1e-6:
         raise ValueError(
-            f"step_size * tau must be at most 1 (it is the weight of the reference in the mixture), got {float(jnp.max(sizes * tau)):.6g}"
+            f"step_size * tau must be at most 1 (it is the weight of the reference in the mixture), "
+            f"got {float(jnp.max(sizes * tau)):.6g}"
         )
     return sizes
 
@@ -208,13 +215,14 @@ def solve(
       game: `PreferenceGame`; leading axes are games, all solved at once.
       name: a row of `SOLVERS`: nash_md, self_play, reference_response.
       num_steps: updates; a multiple of `every`.
-      step_size: the canonical h > 0 with h tau <= 1: a number (or an array over games), a schedule t -> h with t = 0, 1, ...,
-        or "theorem" for the schedule of the paper's theorem.
+      step_size: the canonical h > 0 with h tau <= 1: a number (or an array over games), a schedule t -> h with t = 0,
+        1, ..., or "theorem" for the schedule of the paper's theorem.
       init_logp: `[..., A]`, where to start; the reference by default.
       every: keep each `every`-th policy.
       key: estimate each win-rate from `num_samples` sampled opponents instead of exactly.
 
-    Returns: `Solution` with `.logp`, `.trajectory` `[num_steps / every + 1, ..., A]` (the initial policy first) and `.gap`.
+    Returns: `Solution` with `.logp`, `.trajectory` `[num_steps / every + 1, ..., A]` (the initial policy first) and
+      `.gap`.
     Raises: ValueError on what is not allowed, UnknownName (with the nearest name) for an unknown solver.
     """
     row = solver(name)
@@ -231,13 +239,9 @@ def solve(
     hyperparameters = {n: v for n, v in hyperparameters.items() if v is not None}
     start = game.ref_logp if init_logp is None else check_policy(game, "init_logp", init_logp)
     sizes = _step_sizes(row, game, step_size, num_steps)
-    batch = np.broadcast_shapes(
-        game.preference.shape[:-2], game.ref_logp.shape[:-1], start.shape[:-1], sizes.shape[1:]
-    )
+    batch = np.broadcast_shapes(game.preference.shape[:-2], game.ref_logp.shape[:-1], start.shape[:-1], sizes.shape[1:])
     dtype = jnp.result_type(game.preference, game.ref_logp, start, sizes, as_float(game.tau))
     start = jnp.broadcast_to(start, (*batch, start.shape[-1])).astype(dtype)
-    last, trajectory = _run(
-        game, start, sizes, key, hyperparameters, row=row, every=every, num_samples=num_samples
-    )
+    last, trajectory = _run(game, start, sizes, key, hyperparameters, row=row, every=every, num_samples=num_samples)
     gap = duality_gap if row.target == "regularised" else original_gap
     return Solution(logp=last, trajectory=trajectory, gap=gap(game, last))

@@ -1,1 +1,3 @@
-"""One file per family of objectives: functions, their optima, and one `METHODS` tuple at the bottom. Scanned, not listed."""
+"""One file per family of objectives: functions, their optima, and one `METHODS` tuple at the bottom. Scanned, not
+listed.
+"""

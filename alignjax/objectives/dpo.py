@@ -1,12 +1,12 @@
 r"""DPO and its label-noise variants: a logistic loss on the margin of log-ratios."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from alignjax import laws
 from alignjax.equations import logistic, pair
 from alignjax.kl_regularised import gibbs
-from alignjax.logspace import log_ratio
+from alignjax.logspace import Scalar, log_ratio
 from alignjax.problem import Problem, bradley_terry_reward
 from alignjax.record import Method, Source
 
@@ -15,7 +15,7 @@ Preference = Float[Array, "*batch 2 2"]
 
 
 def dpo(
-    logp: Pair, ref_logp: Pair, preference: Preference | None = None, *, beta: ScalarLike = 0.1
+    logp: Pair, ref_logp: Pair, preference: Preference | None = None, *, beta: Scalar = 0.1
 ) -> Float[Array, "*batch"]:
     r"""Direct preference optimisation: logistic regression of preferences on the implicit reward beta h.
 
@@ -33,20 +33,19 @@ def cdpo(
     ref_logp: Pair,
     preference: Preference | None = None,
     *,
-    beta: ScalarLike = 0.1,
-    label_smoothing: ScalarLike = 0.1,
+    beta: Scalar = 0.1,
+    label_smoothing: Scalar = 0.1,
 ) -> Float[Array, "*batch"]:
     r"""Conservative DPO: the cross-entropy against labels believed to be flipped with probability eps.
 
         l(0, 1) = -(1 - eps) log sigmoid(m) - eps log sigmoid(-m),    m = beta (h_0 - h_1)
 
-    `label_smoothing` = eps in [0, 0.5); 0 is `dpo`. The optimal margin of a certain label is finite: log((1-eps)/eps).
+    `label_smoothing` = eps in [0, 0.5); 0 is `dpo`. The optimal margin of a certain label is finite:
+    log((1-eps)/eps).
     Source: Mitchell, 2023, "A note on DPO with noisy preferences", Eq. 3.
     """
     eps = label_smoothing
-    return pair(
-        beta * log_ratio(logp, ref_logp), lambda m: (1 - eps) * logistic(m) + eps * logistic(-m), preference
-    )
+    return pair(beta * log_ratio(logp, ref_logp), lambda m: (1 - eps) * logistic(m) + eps * logistic(-m), preference)
 
 
 def robust_dpo(
@@ -54,8 +53,8 @@ def robust_dpo(
     ref_logp: Pair,
     preference: Preference | None = None,
     *,
-    beta: ScalarLike = 0.1,
-    label_smoothing: ScalarLike = 0.1,
+    beta: Scalar = 0.1,
+    label_smoothing: Scalar = 0.1,
 ) -> Float[Array, "*batch"]:
     r"""Robust DPO: an unbiased estimate of the clean DPO loss from labels flipped with probability eps.
 
@@ -72,7 +71,7 @@ def robust_dpo(
     )
 
 
-def _optimum(problem: Problem, needed_by: str, beta: ScalarLike, preference: Array | None) -> Array:
+def _optimum(problem: Problem, needed_by: str, beta: Scalar, preference: Array | None) -> Array:
     """Gibbs at the Bradley-Terry reward of a preference matrix (of the problem's own reward if None)."""
     if preference is None and problem.preference is None:
         return gibbs(problem.ref_logp, problem.rewards_or_raise(needed_by), beta)
@@ -81,21 +80,25 @@ def _optimum(problem: Problem, needed_by: str, beta: ScalarLike, preference: Arr
     return gibbs(problem.ref_logp, bradley_terry_reward(table, needed_by, support), beta)
 
 
-def dpo_optimum(problem: Problem, *, beta: ScalarLike) -> Float[Array, "*batch A"]:
-    r"""Gibbs(r, beta) with r the Bradley-Terry reward, for every pair law of full support. Source: arXiv:2305.18290, Eq. 4."""
+def dpo_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:
+    r"""Gibbs(r, beta) with r the Bradley-Terry reward, for every pair law of full support. Source: arXiv:2305.18290,
+    Eq. 4.
+    """
     return _optimum(problem, "dpo", beta, None)
 
 
-def cdpo_optimum(problem: Problem, *, beta: ScalarLike, label_smoothing: ScalarLike) -> Float[Array, "*batch A"]:
-    r"""DPO's optimum at the smoothed preferences (1 - eps) P + eps (1 - P), where these are Bradley-Terry (two responses: always)."""
+def cdpo_optimum(problem: Problem, *, beta: Scalar, label_smoothing: Scalar) -> Float[Array, "*batch A"]:
+    r"""DPO's optimum at the smoothed preferences (1 - eps) P + eps (1 - P), where these are Bradley-Terry (two
+    responses: always).
+    """
     p = problem.preferences()
     return _optimum(problem, "cdpo (smoothed preferences)", beta, (1 - label_smoothing) * p + label_smoothing * (1 - p))
 
 
-def robust_dpo_optimum(
-    problem: Problem, *, beta: ScalarLike, label_smoothing: ScalarLike
-) -> Float[Array, "*batch A"]:
-    r"""DPO's optimum at the de-noised preferences (P - eps) / (1 - 2 eps), where these are Bradley-Terry and inside (0, 1)."""
+def robust_dpo_optimum(problem: Problem, *, beta: Scalar, label_smoothing: Scalar) -> Float[Array, "*batch A"]:
+    r"""DPO's optimum at the de-noised preferences (P - eps) / (1 - 2 eps), where these are Bradley-Terry and inside
+    (0, 1).
+    """
     clean = (problem.preferences() - label_smoothing) / (1 - 2 * label_smoothing)
     return _optimum(problem, "robust_dpo (de-noised preferences)", beta, jnp.clip(clean, 0.0, 1.0))
 

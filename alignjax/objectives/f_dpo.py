@@ -1,26 +1,27 @@
 r"""f-DPO: DPO with another divergence than reverse KL in the regulariser."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from alignjax import laws
 from alignjax.equations import logistic, pair
 from alignjax.f_regularised import regularised_optimum, score
-from alignjax.logspace import log_ratio
+from alignjax.logspace import Scalar, log_ratio
 from alignjax.problem import Problem, bradley_terry_reward
 from alignjax.record import Method, Source
 
 Pair = Float[Array, "*batch 2"]
 Preference = Float[Array, "*batch 2 2"]
 
+
 def f_dpo(
     logp: Pair,
     ref_logp: Pair,
     preference: Preference | None = None,
     *,
-    beta: ScalarLike = 0.1,
+    beta: Scalar = 0.1,
     divergence: str = "reverse_kl",
-    alpha: ScalarLike = 0.5,
+    alpha: Scalar = 0.5,
 ) -> Float[Array, "*batch"]:
     r"""DPO for the problem E_pi[r] - beta E_ref[f(pi / ref)].
 
@@ -32,9 +33,7 @@ def f_dpo(
     return pair(beta * score(log_ratio(logp, ref_logp), divergence, alpha), logistic, preference)
 
 
-def f_dpo_optimum(
-    problem: Problem, *, beta: ScalarLike, divergence: str, alpha: ScalarLike
-) -> Float[Array, "*batch A"]:
+def f_dpo_optimum(problem: Problem, *, beta: Scalar, divergence: str, alpha: Scalar) -> Float[Array, "*batch A"]:
     r"""The optimum of the f-regularised problem at the Bradley-Terry reward. Source: arXiv:2309.16240, Theorem 1."""
     if problem.preference is None:
         reward = problem.rewards_or_raise("f_dpo")

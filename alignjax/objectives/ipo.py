@@ -3,14 +3,14 @@ r"""IPO and its online members: squared distance of the log-ratio margin from a 
 import functools
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from alignjax import laws
 from alignjax.equations import pair, square
 from alignjax.feedback import win_rate
 from alignjax.games.equilibrium import mixture_equilibrium
 from alignjax.kl_regularised import gibbs
-from alignjax.logspace import as_float, log_ratio, log_softmax
+from alignjax.logspace import Scalar, as_float, log_ratio, log_softmax
 from alignjax.problem import Problem
 from alignjax.record import Method, Source
 
@@ -19,7 +19,7 @@ Preference = Float[Array, "*batch 2 2"]
 
 
 def ipo(
-    logp: Pair, ref_logp: Pair, preference: Preference | None = None, *, beta: ScalarLike = 0.1
+    logp: Pair, ref_logp: Pair, preference: Preference | None = None, *, beta: Scalar = 0.1
 ) -> Float[Array, "*batch"]:
     r"""Identity preference optimisation: squared distance of the log-ratio margin from its target.
 
@@ -34,12 +34,12 @@ def ipo(
     return pair(log_ratio(logp, ref_logp), functools.partial(square, target=target), preference)
 
 
-def ipo_optimum(problem: Problem, *, beta: ScalarLike) -> Float[Array, "*batch A"]:
+def ipo_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:
     r"""ref(y) exp(P(y > nu) / beta) / Z where nu draws both responses; a linear system where two laws draw them.
 
-    With one law this is Azar et al., 2023, arXiv:2310.12036, Eq. 7 and Theorem 1, for any preferences. With laws nu_0, nu_1 the
-    loss is weighted least squares on the graph of pairs, w_ij = nu_0(i) nu_1(j) + nu_1(i) nu_0(j): its normal equations
-    sum_j w_ij (h_i - h_j - (2 P_ij - 1) / (2 beta)) = 0 are solved.
+    With one law this is Azar et al., 2023, arXiv:2310.12036, Eq. 7 and Theorem 1, for any preferences. With laws
+    nu_0, nu_1 the loss is weighted least squares on the graph of pairs, w_ij = nu_0(i) nu_1(j) + nu_1(i) nu_0(j): its
+    normal equations sum_j w_ij (h_i - h_j - (2 P_ij - 1) / (2 beta)) = 0 are solved.
     """
     law = laws.data(problem, problem.ref_logp)
     if not isinstance(law, tuple):
@@ -53,13 +53,16 @@ def ipo_optimum(problem: Problem, *, beta: ScalarLike) -> Float[Array, "*batch A
     return log_softmax(problem.ref_logp + (jnp.linalg.pinv(laplacian, hermitian=True) @ right[..., None])[..., 0])
 
 
-def online_ipo_optimum(problem: Problem, *, beta: ScalarLike) -> Float[Array, "*batch A"]:
-    r"""The regularised Nash equilibrium at tau = beta. Source: Calandriello et al., 2024, arXiv:2403.08635, Prop. 4.1."""
+def online_ipo_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:
+    r"""The regularised Nash equilibrium at tau = beta. Source: Calandriello et al., 2024, arXiv:2403.08635, Prop.
+    4.1.
+    """
     return mixture_equilibrium(problem.preferences(), problem.ref_logp, beta, 0.0)
 
 
-def ipo_md_optimum(problem: Problem, *, beta: ScalarLike, mixture: ScalarLike) -> Float[Array, "*batch A"]:
-    r"""pi proportional to ref exp(P(y > pi^{1-m} ref^m) / beta), whose mixture is the Nash equilibrium at beta / (1 - m).
+def ipo_md_optimum(problem: Problem, *, beta: Scalar, mixture: Scalar) -> Float[Array, "*batch A"]:
+    r"""pi proportional to ref exp(P(y > pi^{1-m} ref^m) / beta), whose mixture is the Nash equilibrium at beta / (1 -
+    m).
 
     Shared with `nash_md_pg`. Source: Calandriello et al., 2024, arXiv:2403.08635, Prop. 5.2.
     """

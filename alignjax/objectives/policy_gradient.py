@@ -1,18 +1,18 @@
 r"""REINFORCE, RLOO, PPO, GRPO and Dr. GRPO on sequence log-probabilities.
 
-All average over the K responses of a group. On-policy, the population gradient of `reinforce`, `rloo` and `ppo` is exactly
-that of -(E[reward] - beta KL(policy || reference)); `grpo` and `dr_grpo` are as published and have another.
+All average over the K responses of a group. On-policy, the population gradient of `reinforce`, `rloo` and `ppo` is
+exactly that of -(E[reward] - beta KL(policy || reference)); `grpo` and `dr_grpo` are as published and have another.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from alignjax import equations, laws
 from alignjax.f_regularised import regularised_optimum
 from alignjax.kl_estimators import k3
 from alignjax.kl_regularised import gibbs
-from alignjax.logspace import as_float, log_ratio, masked_mean
+from alignjax.logspace import Scalar, as_float, log_ratio, masked_mean
 from alignjax.problem import Problem
 from alignjax.record import Method, NoOptimum, Source
 
@@ -20,7 +20,7 @@ sg = jax.lax.stop_gradient
 Group = Float[Array, "*batch K"]
 
 
-def _regularised_reward(logp: Group, ref_logp: Group, reward: Group, beta: ScalarLike) -> Group:
+def _regularised_reward(logp: Group, ref_logp: Group, reward: Group, beta: Scalar) -> Group:
     r"""R = r - beta h, detached: the KL inside the reward, whose gradient is that of KL(policy || reference)."""
     return sg(as_float(reward) - beta * log_ratio(logp, ref_logp))
 
@@ -32,22 +32,24 @@ def reinforce(
     value: Float[Array, "*batch"] | None = None,
     response_mask: Group | None = None,
     *,
-    beta: ScalarLike = 0.1,
+    beta: Scalar = 0.1,
 ) -> Float[Array, "*batch"]:
     r"""Policy gradient with the KL in the reward and an optional baseline.
 
         loss = -mean_i sg[r_i - beta h_i - V] log pi(y_i),    h_i = logp_i - ref_logp_i
 
     A surrogate: only its gradient has a meaning. `value` V: a baseline of the prompt, independent of the responses.
-    Source: Williams, 1992, "Simple statistical gradient-following algorithms", Eq. 4 (the KL in the reward: Ziegler et al.,
-    2019, arXiv:1909.08593, Eq. 2).
+    Source: Williams, 1992, "Simple statistical gradient-following algorithms", Eq. 4 (the KL in the reward: Ziegler
+    et al., 2019, arXiv:1909.08593, Eq. 2).
     """
-    advantage = _regularised_reward(logp, ref_logp, reward, beta) - (0.0 if value is None else as_float(value)[..., None])
+    advantage = _regularised_reward(logp, ref_logp, reward, beta) - (
+        0.0 if value is None else as_float(value)[..., None]
+    )
     return equations.field(as_float(logp), advantage, response_mask)
 
 
 def rloo(
-    logp: Group, ref_logp: Group, reward: Group, response_mask: Group | None = None, *, beta: ScalarLike = 0.1
+    logp: Group, ref_logp: Group, reward: Group, response_mask: Group | None = None, *, beta: Scalar = 0.1
 ) -> Float[Array, "*batch"]:
     r"""REINFORCE with a leave-one-out baseline: the mean of the other responses to the prompt.
 
@@ -67,8 +69,8 @@ def ppo(
     value: Float[Array, "*batch"] | None = None,
     response_mask: Group | None = None,
     *,
-    beta: ScalarLike = 0.1,
-    clip_range: ScalarLike = 0.2,
+    beta: Scalar = 0.1,
+    clip_range: Scalar = 0.2,
 ) -> Float[Array, "*batch"]:
     r"""Clipped policy gradient on whole responses, the KL in the reward as measured at rollout.
 
@@ -80,7 +82,9 @@ def ppo(
     """
     logp = as_float(logp)
     old = sg(logp if behaviour_logp is None else as_float(behaviour_logp))
-    advantage = _regularised_reward(old, ref_logp, reward, beta) - (0.0 if value is None else as_float(value)[..., None])
+    advantage = _regularised_reward(old, ref_logp, reward, beta) - (
+        0.0 if value is None else as_float(value)[..., None]
+    )
     return equations.clipped_field(logp, old, advantage, clip_range, response_mask)
 
 
@@ -90,8 +94,8 @@ def _group_relative(
     advantage: Group,
     behaviour_logp: Group | None,
     response_mask: Group | None,
-    beta: ScalarLike,
-    clip_range: ScalarLike,
+    beta: Scalar,
+    clip_range: Scalar,
 ) -> Float[Array, "*batch"]:
     logp = as_float(logp)
     old = sg(logp if behaviour_logp is None else as_float(behaviour_logp))
@@ -106,19 +110,20 @@ def grpo(
     behaviour_logp: Group | None = None,
     response_mask: Group | None = None,
     *,
-    beta: ScalarLike = 0.04,
-    clip_range: ScalarLike = 0.2,
-    std_epsilon: ScalarLike = 0.0,
+    beta: Scalar = 0.04,
+    clip_range: Scalar = 0.2,
+    std_epsilon: Scalar = 0.0,
 ) -> Float[Array, "*batch"]:
     r"""Group-relative policy optimisation, as published: group-normalised rewards, and k3 as a loss term.
 
         loss = -mean_i min(rho_i A_i, clip(rho_i, 1 - c, 1 + c) A_i) + beta mean_i k3_i
         A_i = (r_i - mean r) / (std r + std_epsilon),    k3 = e^{-h} - 1 + h,    rho_i = pi(y_i) / sg[pi_old(y_i)]
 
-    Two things to know. On-policy the expected gradient of k3 is that of the FORWARD KL(reference || policy), not of the
-    reverse KL the penalty is named after (see `kl_estimators`). Dividing by the group's std makes the update invariant to the scale
-    of the reward, and biased: with binary rewards and many responses it ascends 2 arcsin(sqrt(p)) instead of p.
-    The std is that of the group itself (ddof 0); a group without spread has advantage 0.
+    Two things to know. On-policy the expected gradient of k3 is that of the FORWARD KL(reference || policy), not of
+    the reverse KL the penalty is named after (see `kl_estimators`). Dividing by the group's std makes the update
+    invariant to the scale of the reward, and biased: with binary rewards and many responses it ascends 2
+    arcsin(sqrt(p)) instead of p. The std is that of the group itself (ddof 0); a group without spread has advantage
+    0.
     Source: Shao et al., 2024, arXiv:2402.03300, Eq. 3 and 4 (outcome supervision).
     """
     reward = sg(as_float(reward))
@@ -137,37 +142,37 @@ def dr_grpo(
     behaviour_logp: Group | None = None,
     response_mask: Group | None = None,
     *,
-    beta: ScalarLike = 0.04,
-    clip_range: ScalarLike = 0.2,
+    beta: Scalar = 0.04,
+    clip_range: Scalar = 0.2,
 ) -> Float[Array, "*batch"]:
     r"""GRPO done right: `grpo` without the division by the group's standard deviation.
 
         A_i = r_i - mean r
 
-    A_i is (K - 1)/K of RLOO's, so that the reward's part of the gradient is (K - 1)/K of the policy gradient; the k3 term is
-    GRPO's, with the gradient of the forward KL. Source: Liu et al., 2025, arXiv:2503.20783, Sec. 3.2.
+    A_i is (K - 1)/K of RLOO's, so that the reward's part of the gradient is (K - 1)/K of the policy gradient; the k3
+    term is GRPO's, with the gradient of the forward KL. Source: Liu et al., 2025, arXiv:2503.20783, Sec. 3.2.
     """
     reward = sg(as_float(reward))
     advantage = reward - equations.group_mean(reward, response_mask)
     return _group_relative(logp, ref_logp, advantage, behaviour_logp, response_mask, beta, clip_range)
 
 
-def gibbs_optimum(problem: Problem, *, beta: ScalarLike) -> Float[Array, "*batch A"]:
+def gibbs_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:
     r"""Gibbs(reward, beta): on-policy these are gradient descent on -J."""
     return gibbs(problem.ref_logp, problem.rewards_or_raise("the optimum"), beta)
 
 
-def ppo_optimum(problem: Problem, *, beta: ScalarLike) -> Float[Array, "*batch A"]:
+def ppo_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:
     r"""Gibbs(reward, beta) on-policy; with an old policy held fixed the clipped surrogate stops elsewhere."""
     if problem.sampler_logp is not None:
         raise NoOptimum(
-            "ppo has no closed-form optimum with a fixed old policy (sampler_logp): its penalty is measured at that policy, and "
-            "the clipped surrogate is flat outside the trust region"
+            "ppo has no closed-form optimum with a fixed old policy (sampler_logp): its penalty is measured at that "
+            "policy, and the clipped surrogate is flat outside the trust region"
         )
     return gibbs_optimum(problem, beta=beta)
 
 
-def dr_grpo_optimum(problem: Problem, *, beta: ScalarLike, group_size: int) -> Float[Array, "*batch A"]:
+def dr_grpo_optimum(problem: Problem, *, beta: Scalar, group_size: int) -> Float[Array, "*batch A"]:
     r"""argmax_pi (K - 1)/K E_pi[r] - beta KL(reference || policy): the forward-KL member of the f-regularised family.
 
     Derived here: on-policy the two parts of the gradient are those of E_pi[r] (K - 1)/K and of the forward KL.
