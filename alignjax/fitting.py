@@ -3,11 +3,10 @@ r"""`fit`: descend any method on a problem, exactly (every gradient enumerated) 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from alignjax import checks
@@ -17,6 +16,9 @@ from alignjax.population import _refuse_if_too_large, check_policy, expected_los
 from alignjax.problem import Problem
 from alignjax.pytree import register
 from alignjax.record import Method
+
+if TYPE_CHECKING:
+    import optax
 
 Policy = Callable[[Any], "Array | Mapping[str, Array]"]
 """parameters -> log-probs `[..., A]`, or {"logp": ..., "token_logp": [..., A, T]} for methods that read tokens."""
@@ -73,7 +75,7 @@ def _run(
     k: int,
     fixed: tuple[tuple[str, Any], ...],
     num_steps: int,
-    optimizer: optax.GradientTransformation | None,
+    optimizer: "optax.GradientTransformation | None",
     policy: Policy,
     batch_size: int,
     hard_labels: bool,
@@ -102,6 +104,8 @@ def _run(
             rate = learning_rate if learning_rate_of is None else learning_rate_of(count)
             params = jax.tree.map(lambda x, g: x - rate * g, params, gradient)
         else:
+            import optax  # a fifth of jax's import time again: only where an optimiser is used
+
             updates, state = optimizer.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
         if carries:
@@ -127,7 +131,7 @@ def fit(
     *,
     num_steps: int,
     learning_rate: float | Array | Callable[[Array], Array] | None = None,
-    optimizer: optax.GradientTransformation | Callable[..., optax.GradientTransformation] | None = None,
+    optimizer: "optax.GradientTransformation | Callable[..., optax.GradientTransformation] | None" = None,
     init_logp: ArrayLike | None = None,
     key: Array | None = None,
     batch_size: int = 32,
