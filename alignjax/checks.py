@@ -39,7 +39,7 @@ def _tolerance(value: Any) -> float:
 
 def _where(bad: np.ndarray) -> str:
     index = tuple(int(i) for i in np.argwhere(bad)[0])
-    return f"at index {index}" if index else "as a scalar"
+    return f"at index {index}" if index else "(the only entry)"
 
 
 def not_nan(name: str, value: Any, *, forbid_inf: bool = False) -> None:
@@ -111,8 +111,8 @@ def log_policy(name: str, value: Any) -> None:
     bad = ~(np.abs(total - 1) <= _tolerance(value))
     if bad.any():
         raise ValueError(
-            f"{name} must be normalised log-probabilities over its last axis: exp sums to {total[bad].flat[0]:.6g} "
-            f"{_where(bad)}, not 1 (apply jax.nn.log_softmax to logits; take the log of probabilities)"
+            f"{name} must be normalised log-probabilities over its last axis: exp sums to {total[bad].flat[0]:.6g}"
+            f"{' ' + _where(bad) if total.ndim else ''}, not 1 (apply jax.nn.log_softmax to logits; take the log of probabilities)"
         )
 
 
