@@ -1,0 +1,23 @@
+"""Language models: a decoder, log-probabilities of tokens, and preference data. Only this part of alignjax needs flax.
+
+config = lm.preset("tiny")
+params = lm.init(config, jax.random.key(0))
+token_logp = lm.token_logps(config, params, tokens, loss_mask)     # [..., K, T], into Samples.from_tokens
+"""
+
+from alignjax.lm.config import PRESETS as PRESETS
+from alignjax.lm.config import DecoderConfig as DecoderConfig
+from alignjax.lm.config import preset as preset
+from alignjax.lm.decoder import init as init
+from alignjax.lm.decoder import logical_axes as logical_axes
+from alignjax.lm.preference_data import PreferenceData as PreferenceData
+from alignjax.lm.preference_data import read_preferences as read_preferences
+from alignjax.lm.scoring import logits as logits
+from alignjax.lm.scoring import token_logps as token_logps
+from alignjax.lm.text import decode as decode
+from alignjax.lm.text import encode as encode
+
+__all__ = [
+    "PRESETS", "DecoderConfig", "PreferenceData", "decode", "encode", "init", "logical_axes", "logits", "preset",
+    "read_preferences", "token_logps",
+]  # fmt: skip
