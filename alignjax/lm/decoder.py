@@ -10,8 +10,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
 
 from alignjax.lm.config import DecoderConfig
 from alignjax.logspace import as_float
@@ -27,7 +27,7 @@ def _normal(fan_in: int) -> Init:
 def _param(module: nn.Module, name: str, init: Init, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
     """A parameter with named axes, in the dtype of the computation."""
     config: DecoderConfig = module.config
-    value: Array = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.dtype(config.param_dtype))
+    value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.dtype(config.param_dtype))
     return value.astype(config.compute_dtype)
 
 

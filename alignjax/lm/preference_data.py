@@ -117,9 +117,8 @@ def read_preferences(path: str | Path, *, max_length: int) -> PreferenceData:
             if first is None:
                 first = (number, *shape)
             elif shape != first[1:]:
-                raise DataError(
-                    f"{where}: it has {_described(*shape)}, but line {first[0]} has {_described(*first[1:])}"
-                )
+                here, there = _described(*shape), _described(*first[1:])
+                raise DataError(f"{where}: it has {here}, but line {first[0]} has {there}")
             rows.append(row)
     if not rows:
         raise DataError(f"{path} holds no rows")
@@ -170,7 +169,7 @@ def _row(record: Mapping[str, Any], max_length: int) -> _Row:
     room = max_length - len(start)
     if room < 1:
         raise ValueError(
-            f"'prompt' has {len(start)} tokens with BOS, which leaves no room for a response in max_length = {max_length}"
+            f"'prompt' has {len(start)} tokens with BOS; no room is left for a response in max_length = {max_length}"
         )
     whole = [[*text, EOS] for text in named.values()]
     responses = [tokens[:room] for tokens in whole]
@@ -272,8 +271,8 @@ def _stacked(rows: Sequence[_Row], max_length: int) -> PreferenceData:
     if truncated:
         total = shape[0] * shape[1]
         warnings.warn(
-            f"{truncated} of {total} responses were cut at max_length = {max_length} (their start is kept, their end of "
-            "sequence is lost)",
+            f"{truncated} of {total} responses were cut at max_length = {max_length} (their start is kept, their "
+            "end of sequence is lost)",
             stacklevel=3,
         )
     feedback = {name: np.stack([row.feedback[name] for row in rows]).astype(np.float32) for name in rows[0].feedback}

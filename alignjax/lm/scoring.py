@@ -34,7 +34,7 @@ def _checked(
         seen = np.asarray(tokens)[np.asarray(keep)]
         if seen.size and not (seen.min() >= 0 and seen.max() < config.vocab_size):
             raise ValueError(
-                f"tokens must lie in [0, vocab_size = {config.vocab_size}), got values from {seen.min()} to {seen.max()}"
+                f"tokens must lie in [0, vocab_size = {config.vocab_size}), got values in [{seen.min()}, {seen.max()}]"
             )
     return tokens.reshape(-1, shape[-1]), keep.reshape(-1, shape[-1])
 
@@ -63,8 +63,8 @@ def logits(
 ) -> Float[Array, "*batch T V"]:
     r"""Logits of the token AFTER each position, in at least float32: `[B, T] -> [B, T, V]`.
 
-    `attention_mask` `[B, T]`: 0 where a position is padding, which may hold anything and has no influence (what is returned there
-    has no meaning). Leading axes are free. For log-probabilities of given tokens `token_logps` does without the axis V.
+    `attention_mask` `[B, T]`: 0 where a position is padding, which may hold anything and has no influence (what is
+    returned there has no meaning). Leading axes are free. `token_logps` does without the axis V.
     """
     shape = np.shape(tokens)
     return _logits(config, params, *_checked(config, tokens, attention_mask)).reshape(*shape, config.vocab_size)
@@ -109,11 +109,11 @@ def token_logps(
     *,
     chunk: int = 128,
 ) -> Float[Array, "*batch T"]:
-    r"""log p(token t | tokens before t) at position t, in at least float32: `[B, T] -> [B, T]`, differentiable in `params`.
+    r"""log p(token t | tokens before t) at position t, in at least float32: `[B, T] -> [B, T]`.
 
-    It is 0, with zero gradient, where `loss_mask` `[B, T]` is 0, at the first token (nothing comes before it) and at padding.
-    `attention_mask` as in `logits`. Leading axes are free. `[B, T, V]` never exists: logits are made for `chunk` positions at a
-    time, and again in the backward pass.
+    It is 0, with zero gradient, where `loss_mask` `[B, T]` is 0, at the first token (nothing comes before it) and at
+    padding. `attention_mask` as in `logits`. Leading axes are free. `[B, T, V]` never exists: logits are made `chunk`
+    positions at a time, and again in the backward pass.
     """
     shape = np.shape(tokens)
     tokens, keep = _checked(config, tokens, attention_mask)
