@@ -1,7 +1,7 @@
-"""One style for every figure: palette, sizes, bands over runs, log axes, direct labels, and files that do not change between runs.
+"""One style for every figure: palette, sizes, bands over runs, log axes, direct labels; same runs, same files.
 
-Figures are made without pyplot, so that no backend is chosen for whoever imports this. Take `fig, axes = panels(2, titles=...)`, draw,
-return `fig`; the harness opens `style()` around the drawing and saves it.
+Figures are made without pyplot, so that no backend is chosen for whoever imports this. Take
+`fig, axes = panels(2, titles=...)`, draw, return `fig`; the harness opens `style()` around the drawing and saves it.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
@@ -42,7 +43,7 @@ PANEL_SIZE = (6.4, 4.5)
 """Width and height of one panel, in inches."""
 DPI = 160
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 13,
     "axes.titlesize": 14,
@@ -56,7 +57,7 @@ STYLE: dict[str, Any] = {
     "axes.linewidth": 1.0,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE) + matplotlib.cycler(linestyle=LINE_STYLES),
+    "axes.prop_cycle": cycler(color=PALETTE) + cycler(linestyle=LINE_STYLES),
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.8,
     "xtick.labelsize": 12,
@@ -94,7 +95,7 @@ def panels(
     sharex: bool = False,
     sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels, row by row, at most two to a row unless `columns` says otherwise; `size` is that of one panel."""
+    """A figure with n panels, row by row, at most two to a row unless `columns` says so; `size` is one panel's."""
     columns = min(n, 2 if columns is None else columns)
     rows = math.ceil(n / columns)
     with style():
@@ -116,7 +117,8 @@ def describe(ax: Axes, x: str, y: str, *, title: str = "", legend: bool | str = 
     if title:
         ax.set_title(title)
     if legend and ax.get_legend_handles_labels()[0]:
-        ax.legend(loc=legend if isinstance(legend, str) else "best")
+        place: Any = legend if isinstance(legend, str) else "best"
+        ax.legend(loc=place)
 
 
 def band(
@@ -140,7 +142,9 @@ def band(
     low, middle, high = np.full((3, runs.shape[1]), np.nan)
     seen = ~np.isnan(runs).all(0)
     low[seen], middle[seen], high[seen] = np.nanquantile(runs[:, seen], [quantiles[0], 0.5, quantiles[1]], axis=0)
-    (drawn,) = ax.plot(x, middle, label=label or None, **({"color": color} if color else {}), **line)
+    if color:
+        line["color"] = color
+    (drawn,) = ax.plot(x, middle, label=label or None, **line)
     filled = ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
     return drawn, filled
 

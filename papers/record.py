@@ -28,8 +28,9 @@ class Settings:
 class Outcome:
     """What the paper says and what a run gave; the verdict follows from the numbers and cannot be typed.
 
-    `expected` comes from the paper (a closed form, a bound, an ordering), `measured` from a run that does not use that closed
-    form. The claim holds if, for every entry, measured `relation` expected up to `tolerance` (absolute).
+    `expected` comes from the paper (a closed form, a bound, an ordering), `measured` from a run that does not use that
+    closed form. The claim holds if, for every entry, measured `relation` expected up to `tolerance` (absolute); what is
+    not finite, and nothing at all, does not hold.
     """
 
     expected: Any
@@ -47,7 +48,7 @@ class Outcome:
     def holds(self) -> bool:
         """Whether the numbers say what the paper says."""
         expected, measured = np.asarray(self.expected, float), np.asarray(self.measured, float)
-        if not np.isfinite(measured).all():
+        if not measured.size or not np.isfinite(measured).all():
             return False
         checks = {
             "equal": np.abs(measured - expected) <= self.tolerance,
