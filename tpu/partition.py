@@ -1,0 +1,81 @@
+"""The only place that says how a logical axis is laid out on the mesh."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from alignjax import checks
+
+RULES: Mapping[str, tuple[str, ...]] = {
+    # data
+    "prompt": ("data", "fsdp"),
+    "response": (),  # never: the K responses to a prompt are compared with each other
+    "time": (),
+    # parameters
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "head": (),
+    "mlp": ("tensor",),
+}
+"""Logical axis -> the mesh axes it is split over."""
+
+BATCH_AXES: Mapping[str, tuple[str, ...]] = {
+    "tokens": ("prompt", "response", "time"),
+    "loss_mask": ("prompt", "response", "time"),
+    "attention_mask": ("prompt", "response", "time"),
+    "preference": ("prompt", "response", "response"),
+    "win_rate": ("prompt", "response"),
+    "reward": ("prompt", "response"),
+    "behaviour_logp": ("prompt", "response"),
+}
+"""The axes of what a training step reads."""
+
+
+def spec(
+    axes: Sequence[str],
+    shape: Sequence[int],
+    mesh: Mesh,
+    *,
+    name: str = "array",
+    rules: Mapping[str, tuple[str, ...]] = RULES,
+) -> PartitionSpec:
+    """How one array is split. A mesh axis is used once: the first dimension that wants it has it.
+
+    Raises: ValueError with the sizes if a dimension cannot be split evenly; UnknownName for an axis without a rule.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"{name} has {len(shape)} dimensions, but axes {tuple(axes)}")
+    used: set[str] = set()
+    parts: list[tuple[str, ...] | None] = []
+    for axis, size in zip(axes, shape, strict=True):
+        wanted = rules[checks.member("logical axis", axis, rules)]
+        names = tuple(one for one in wanted if mesh.shape.get(one, 1) > 1 and one not in used)
+        ways = 1
+        for one in names:
+            ways *= mesh.shape[one]
+        if size % ways:
+            split = " x ".join(f"{one}={mesh.shape[one]}" for one in names)
+            raise ValueError(
+                f"{name}: axis {axis!r} of size {size} cannot be split evenly over {split} ({ways} devices)"
+            )
+        used.update(names)
+        parts.append(names or None)
+    return PartitionSpec(*parts)
+
+
+def shardings(axes: Any, arrays: Any, mesh: Mesh) -> Any:
+    """A `NamedSharding` for every leaf of `arrays` (anything with a shape); `axes` is a tree like it of axis names."""
+
+    def one(path: Any, array: Any, names: Sequence[str]) -> NamedSharding:
+        return NamedSharding(mesh, spec(tuple(names), array.shape, mesh, name=jax.tree_util.keystr(path)))
+
+    return jax.tree_util.tree_map_with_path(one, arrays, axes)
+
+
+def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
+    """How a batch is split: prompts over `data` and `fsdp`, responses never."""
+    axes = {name: BATCH_AXES[checks.member("batch field", name, BATCH_AXES)] for name in batch}
+    return {name: NamedSharding(mesh, spec(axes[name], batch[name].shape, mesh, name=name)) for name in batch}
