@@ -17,7 +17,7 @@ class Statement:
     """
 
     id: str
-    """File and row of the specification: "games/I1", "rl/C2"."""
+    """Family and row: "games/I1", "rl/C2"."""
     says: str
     """The statement in a line."""
     slack: Callable[..., Array]
@@ -26,7 +26,12 @@ class Statement:
     """key -> a random instance, as a tuple of pytrees; 10,000 keys are tried in one compiled call."""
     source: Source
     mutants: tuple[Mapping[str, Any], ...]
-    """Keyword arguments of `slack` that make the statement wrong (a factor, a sign): each must make it FAIL."""
+    """Keyword arguments of `slack` that make the statement wrong (a factor, a sign): each must make it FAIL.
+
+    Numbers are stacked and evaluated by one program together with the statement itself.
+    """
     formula: str = ""
     """LaTeX."""
     num_instances: int = 10_000
+    on_host: bool = False
+    """The slack needs the host (a linear program): instances are evaluated one by one, and may be fewer than 10,000."""

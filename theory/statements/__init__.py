@@ -1,0 +1,1 @@
+"""Statements, one file per topic: plain functions, and a `STATEMENTS` tuple that names them."""
