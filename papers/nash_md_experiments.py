@@ -1,0 +1,333 @@
+"""Runs behind the Nash-MD page that need a game and no training: theorems, steps, toy examples. Cached, shared by claims and figures."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from alignjax import fit, geometric_mixture, kl
+from alignjax.games import (
+    PreferenceGame,
+    annotator_mixture,
+    best_response,
+    duality_gap,
+    impartial_culture,
+    library,
+    nash,
+    original_gap,
+    payoff,
+    random_preference,
+    solve,
+    von_neumann_winner,
+)
+from alignjax.games.solvers import nash_md, nash_md_theorem_step
+from alignjax.logspace import log_softmax
+from alignjax.problem import Problem, bradley_terry
+from papers.record import Settings
+
+Runs = dict[str, np.ndarray]
+
+SIZE = 12
+"""Responses of the largest random game; smaller ones take responses out with a reference of mass zero, so that one shape serves all."""
+
+STEPS_TAU = np.asarray([0.05, 0.1, 0.5])
+"""The constant steps that are compared, as eta tau."""
+
+
+def number_of_games(settings: Settings) -> int:
+    """How many random games an experiment has: the same for all, so that what solves them is compiled once."""
+    return settings.size(2000, 400)
+
+
+@functools.partial(jax.jit, static_argnames="number")
+def random_games(
+    key: Array, number: int, low: float, high: float, rarest: float = 0.0, smallest: int = 2
+) -> PreferenceGame:
+    """Uniform, tournament, annotator, culture and Bradley-Terry games of `smallest` to 12 responses, tau log-uniform in [low, high].
+
+    In each game one response's reference mass is divided by up to e^`rarest`.
+    """
+    keys = jax.random.split(key, 7)
+    uniform = random_preference(keys[0], SIZE, (number,))
+    annotators = annotator_mixture(3 * jax.random.normal(keys[1], (number, 3, SIZE)))
+    transitive = bradley_terry(2 * jax.random.normal(keys[2], (number, SIZE)))
+    culture = jnp.round(5 * impartial_culture(keys[3], SIZE, 5, (number,))).astype(uniform.dtype) / 5
+    tournament = jnp.where(uniform > 0.5, 1.0, jnp.where(uniform < 0.5, 0.0, 0.5))
+    kinds = jnp.stack([uniform, tournament, annotators, culture, transitive])
+    count = jnp.arange(number)
+    sizes = smallest + count % (SIZE + 1 - smallest)
+    spread = jnp.asarray([0.0, 1.0, 3.0])[(count // 5) % 3]
+    logits = spread[:, None] * jax.random.normal(keys[4], (number, SIZE))
+    logits = logits.at[:, 0].add(-rarest * jax.random.uniform(keys[5], (number,)))
+    ref_logp = log_softmax(jnp.where(jnp.arange(SIZE) < sizes[:, None], logits, -jnp.inf))
+    tau = jnp.exp(jax.random.uniform(keys[6], (number,)) * jnp.log(high / low) + jnp.log(low))
+    return PreferenceGame(preference=kinds[count % 5, count], ref_logp=ref_logp, tau=tau)
+
+
+@functools.partial(jax.jit, static_argnames="number")
+def random_policies(key: Array, game: PreferenceGame, number: int, scale: float = 4.0) -> Array:
+    """`[number, games, A]` softmax policies with normal logits, on the support of the reference."""
+    logits = scale * jax.random.normal(key, (number, *game.ref_logp.shape))
+    return log_softmax(jnp.where(jnp.isneginf(game.ref_logp), -jnp.inf, logits))
+
+
+@jax.jit
+def furthest(game: PreferenceGame, logp: Array, other: Array) -> Array:
+    """The largest difference of log-probability in each game, over the responses in it."""
+    return jnp.abs(jnp.where(jnp.isneginf(game.ref_logp), 0.0, logp - other)).max(-1)
+
+
+_kl, _gap, _original_gap = jax.jit(kl), jax.jit(duality_gap), jax.jit(original_gap)
+_payoff, _best_response, _mixture = jax.jit(payoff), jax.jit(best_response), jax.jit(geometric_mixture)
+
+
+# --- Theorem 1 ---------------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames="num_steps")
+def _theorem(game: PreferenceGame, equilibrium: Array, starts: Array, num_steps: int) -> tuple[Array, Array]:
+    """KL(pi* || pi_t) for t = 1..T from the first start, and how far the starts are apart at the end."""
+
+    def step(logp: Array, t: Array) -> tuple[Array, Array]:
+        logp = nash_md(game, logp, nash_md_theorem_step(t, game.tau)[None], game.win_rate)
+        return logp, kl(equilibrium, logp[0])
+
+    last, divergence = jax.lax.scan(step, starts, jnp.arange(num_steps, dtype=starts.dtype))
+    apart = furthest(game, last[0], last[1])
+    return divergence, apart
+
+
+def _theorem_run(game: PreferenceGame, key: Array, num_steps: int) -> Runs:
+    equilibrium = nash(game)
+    starts = random_policies(key, game, 2)
+    divergence, apart = _theorem(game, equilibrium, starts, num_steps)
+    finite = jnp.where(jnp.isneginf(game.ref_logp), jnp.inf, game.ref_logp)
+    return {
+        "kl": np.concatenate([np.asarray(_kl(equilibrium, starts[0]))[None], np.asarray(divergence)]),
+        "apart": np.asarray(apart),
+        "tau": np.asarray(game.tau),
+        "rarest": np.asarray(finite.min(-1)),
+    }
+
+
+@functools.cache
+def theorem(settings: Settings) -> Runs:
+    """Nash-MD with the theorem's steps on random games: `kl` `[T + 1, games]`, `apart`, `tau`, `rarest` `[games]`."""
+    game_key, start_key = jax.random.split(jax.random.key(settings.seed))
+    game = random_games(game_key, number_of_games(settings), 0.02, 5.0)
+    return _theorem_run(game, start_key, settings.size(1000, 200))
+
+
+@functools.cache
+def rare_responses(settings: Settings) -> Runs:
+    """The same where the reference gives some response a mass down to e^-600."""
+    game_key, start_key = jax.random.split(jax.random.key(settings.seed + 1))
+    game = random_games(game_key, number_of_games(settings), 0.02, 5.0, 600.0)
+    return _theorem_run(game, start_key, settings.size(1000, 200))
+
+
+def bound_ratio(run: Runs, constant: float) -> np.ndarray:
+    """KL(pi* || pi_T) tau^2 (T + 1) / constant for T = 1, 2, ...: `[T, games]`, above 1 where a bound fails."""
+    horizon = np.arange(1, run["kl"].shape[0])[:, None]
+    return run["kl"][1:] * run["tau"] ** 2 * (horizon + 1) / constant
+
+
+@jax.jit
+def _one_step(game: PreferenceGame, equilibrium: Array, logp: Array, fraction: Array) -> Array:
+    step_size = fraction / game.tau
+    after = kl(equilibrium, nash_md(game, logp, step_size, game.win_rate))
+    return (after - (1 - fraction) * kl(equilibrium, logp)) / step_size**2
+
+
+@functools.cache
+def one_step(settings: Settings) -> np.ndarray:
+    """(KL_{t+1} - (1 - eta tau) KL_t) / eta^2 from random policies with random eta tau in (0, 1]: `[draws]`."""
+    keys = jax.random.split(jax.random.key(settings.seed + 2), 3)
+    game = random_games(keys[0], number_of_games(settings), 0.02, 5.0)
+    number = settings.size(20, 10)
+    logp = random_policies(keys[1], game, number)
+    fraction = 1 - jax.random.uniform(keys[2], (number, *game.tau.shape))
+    return np.asarray(_one_step(game, nash(game), logp, fraction)).ravel()
+
+
+# --- the regularised equilibrium -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def uniqueness(settings: Settings) -> Runs:
+    """Mirror descent from far apart starts against Newton, the residual of the best response, and rivals of the Nash."""
+    keys = jax.random.split(jax.random.key(settings.seed + 3), 3)
+    game = random_games(keys[0], number_of_games(settings), 0.2, 2.0)
+    equilibrium = nash(game)
+    starts = random_policies(keys[1], game, 4, 6.0)
+    # The linear rate 1 - h tau of mirror descent is certain for h / (1 - h tau) <= 4 tau.
+    step_size = (4 * game.tau / (1 + 4 * game.tau**2))[None]
+    found = solve(game, "self_play", num_steps=400, step_size=step_size, init_logp=starts, every=400).logp
+    rivals = random_policies(keys[2], game, 50, 3.0)
+    same = jnp.broadcast_to(equilibrium, rivals.shape)
+    value, back = np.asarray(_payoff(game, rivals, same)), np.asarray(_payoff(game, same, rivals))
+    return {
+        "start_spread": np.asarray(_kl(starts[:1], starts[1:])),
+        "starts_apart": np.asarray(furthest(game, found, found[:1])),
+        "newton_apart": np.asarray(furthest(game, found, equilibrium)),
+        "residual": np.asarray(furthest(game, equilibrium, _best_response(game, equilibrium))),
+        "rival": value,
+        "sum": value + back,
+    }
+
+
+# --- the step size -------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def steps(settings: Settings) -> Runs:
+    """Constant steps and the theorem's on the same games, tau = 0.1, all twelve responses.
+
+    `gap` `[T + 1, 4, games]` in the game at tau (the theorem's schedule last), `mixture_gap` that of the mixture at
+    tau / (1 - eta tau) (constant steps only), and at the end: `kl` of the Nash from the policy, `mixture_error` in log-probability,
+    `moved`, the change of log-probability in the last step.
+    """
+    tau, number, num_steps = 0.1, number_of_games(settings) // 4, 500
+    drawn = random_games(jax.random.key(settings.seed + 4), 4 * number, tau, tau, 0.0, SIZE)
+    # The same games at tau and at each tau / (1 - eta tau), in one batch.
+    warmer = np.repeat(np.concatenate([tau / (1 - STEPS_TAU), [tau]]), number)
+    tiled = [jnp.tile(x[:number], (4,) + (1,) * (x.ndim - 1)) for x in (drawn.preference, drawn.ref_logp)]
+    every = PreferenceGame(preference=tiled[0], ref_logp=tiled[1], tau=jnp.asarray(warmer))
+    game = dataclasses.replace(every, tau=jnp.full(4 * number, tau))
+    constant = jnp.repeat(jnp.asarray(STEPS_TAU) / tau, number)
+
+    def schedule(t: Array) -> Array:
+        return jnp.concatenate([constant, jnp.full(number, nash_md_theorem_step(t, jnp.asarray(tau)))])
+
+    start = jnp.tile(random_policies(jax.random.key(settings.seed + 5), drawn, 1, 2.0)[0, :number], (4, 1))
+    path = solve(game, "nash_md", num_steps=num_steps, step_size=schedule, init_logp=start).trajectory
+    # The last quarter followed the theorem's schedule: its mixture weight is not looked at.
+    weight = jnp.asarray(np.repeat(np.append(STEPS_TAU, 0.0), number))
+    mixed = _mixture(path, every.ref_logp, weight[None])
+    apart = furthest(every, jnp.stack([mixed[-1], path[-1]]), jnp.stack([nash(every), path[-2]]))
+    shape = (4, number)
+    return {
+        "gap": np.asarray(_gap(game, path)).reshape((-1, *shape)),
+        "mixture_gap": np.asarray(_gap(every, mixed)).reshape((-1, *shape))[:, :3],
+        "kl": np.asarray(_kl(nash(game), path[-1])).reshape(shape),
+        "mixture_error": np.asarray(apart[0]).reshape(shape)[:3],
+        "moved": np.asarray(apart[1]).reshape(shape)[:3],
+    }
+
+
+@functools.cache
+def averages(settings: Settings) -> Runs:
+    """Last and average iterates on random cycles of three responses.
+
+    Self-play on the game without regularisation (its gap), Nash-MD with the theorem's steps on the game at tau = 0.05 (its gap).
+    Gaps `[T + 1, games]`; `path_self_play` and `path_nash_md` `[T + 1, 3]` are probabilities on the dice.
+    """
+    number, num_steps, tau = settings.size(500, 100), settings.size(4000, 2000), 0.05
+    margins = jax.random.uniform(jax.random.key(settings.seed + 6), (3, number), minval=0.1, maxval=0.5)
+    cycles = jax.vmap(library.rock_paper_scissors)(*margins)
+    preference = jnp.concatenate([library.dice()[None], cycles])
+    start = log_softmax(jnp.asarray([1.5, 0.0, -1.5]))
+
+    def both(
+        game: PreferenceGame, name: str, step_size: float | str, gap: Callable[..., Array]
+    ) -> tuple[Array, Array, Array]:
+        path = solve(game, name, num_steps=num_steps, step_size=step_size, init_logp=start).trajectory
+        mean = jnp.cumsum(jnp.exp(path), 0) / (1 + jnp.arange(num_steps + 1))[:, None, None]
+        return gap(game, path), gap(game, jnp.log(mean)), jnp.exp(path[:, 0])
+
+    free = both(PreferenceGame(preference=preference, tau=1e-9), "self_play", 0.1, _original_gap)
+    tied = both(PreferenceGame(preference=preference, tau=tau), "nash_md", "theorem", _gap)
+    names = ("last", "average", "path")
+    found = {f"{name}_self_play": np.asarray(x) for name, x in zip(names, free, strict=True)}
+    return found | {f"{name}_nash_md": np.asarray(x) for name, x in zip(names, tied, strict=True)}
+
+
+# --- examples ----------------------------------------------------------------------------------------------------------
+
+
+def bradley_terry_fit(preference: Array, pair_law: Array) -> np.ndarray:
+    """The maximum-likelihood Bradley-Terry reward (mean 0) when both responses of a pair come from `pair_law` `[..., A]`.
+
+    DPO's population loss at beta = 1 with a uniform reference is that likelihood: its log-policy is the reward.
+    """
+    size = preference.shape[-1]
+    batch = np.broadcast_shapes(preference.shape[:-2], pair_law.shape[:-1])
+    problem = Problem(
+        ref_logp=jnp.full((*batch, size), -jnp.log(float(size))),
+        preference=jnp.broadcast_to(preference, (*batch, size, size)),
+        sampler_logp=jnp.log(jnp.broadcast_to(pair_law, (*batch, size))),
+    )
+    logp = fit("dpo", problem, num_steps=3000, learning_rate=4.0, beta=1.0).logp
+    return np.asarray(logp - logp.mean(-1, keepdims=True))
+
+
+PAIR_LAWS = np.asarray([[1 / 3, 1 / 3, 1 / 3], [0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])
+
+
+def preference_fit(preference: Array, pair_law: Array) -> Array:
+    """The maximum-likelihood preference model, one free logit for each pair, when pairs come from `pair_law`."""
+    weight = pair_law[:, :, None] * pair_law[:, None, :]
+
+    def likelihood(score: Array) -> Array:
+        return -(weight * preference * jax.nn.log_sigmoid(score - jnp.swapaxes(score, -1, -2))).sum()
+
+    @jax.jit
+    def descend(score: Array) -> Array:
+        score = jax.lax.fori_loop(0, 1000, lambda _, s: s - 4.0 * jax.grad(likelihood)(s), score)
+        return jax.nn.sigmoid(score - jnp.swapaxes(score, -1, -2))
+
+    return descend(jnp.zeros((len(pair_law), *preference.shape)))
+
+
+def dice_wins() -> np.ndarray:
+    """The three dice, by listing all 9 outcomes of each pair."""
+    faces = ((2, 4, 9), (1, 6, 8), (3, 5, 7))
+    wins = np.asarray([[np.mean([a > b for a, b in itertools.product(x, y)]) for y in faces] for x in faces])
+    np.fill_diagonal(wins, 0.5)
+    return wins
+
+
+@functools.cache
+def examples(settings: Settings) -> Runs:
+    """Fitted rewards and Nash equilibria of all three-response examples, in one batch.
+
+    Rows: the three kinds of annotators along `epsilon` with uniform pairs; the same at epsilon = 0.1 under each of `PAIR_LAWS` (there
+    the equilibrium is that of the fitted preference model); the dice. `reward`, `nash` (at tau = 0.02), `winner` (of the
+    game without regularisation, by a linear program) are `[rows, 3]`, `preference` `[rows, 3, 3]`.
+    """
+    side = settings.size(20, 8)
+    epsilon = np.linspace(-0.3, 0.3, 2 * side + 1)
+    types = jax.vmap(library.three_types)(jnp.asarray(np.append(epsilon, 0.1)))
+    laws, wins = jnp.asarray(PAIR_LAWS), jnp.asarray(dice_wins())[None]
+    fitted = preference_fit(types[-1], laws)
+    pair_laws = jnp.concatenate([jnp.full((len(epsilon), 3), 1 / 3), laws, jnp.full((1, 3), 1 / 3)])
+    shown = jnp.concatenate([types[:-1], jnp.repeat(types[-1:], 3, 0), wins])
+    preference = jnp.concatenate([types[:-1], fitted, wins])
+    return {
+        "epsilon": epsilon,
+        "preference": np.asarray(preference),
+        "shown": np.asarray(shown),
+        "reward": bradley_terry_fit(shown, pair_laws),
+        "nash": np.exp(np.asarray(nash(PreferenceGame(preference=preference, tau=0.02)))),
+        "winner": von_neumann_winner(preference),
+    }
+
+
+@functools.cache
+def constrained(settings: Settings) -> Runs:
+    """The feasible policies (2a, a, 1 - 3a) on a grid: which has the best reward, which the best worst-case win-rate."""
+    reward, preference = (np.asarray(x) for x in library.constrained_rewards())
+    a = np.linspace(0, 1 / 3, 1001)
+    policies = np.stack([2 * a, a, 1 - 3 * a], -1)
+    wins = policies @ preference @ policies.T
+    return {
+        "best_reward": policies[np.argmax(policies @ reward)],
+        "best_win_rate": policies[np.argmax(wins.min(1))],
+        "win_rate": wins[0, -1],
+        "reward_gap": (policies @ reward)[-1] - (policies @ reward)[0],
+    }

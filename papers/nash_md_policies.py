@@ -1,0 +1,294 @@
+"""Runs behind the Nash-MD page that need a policy gradient: its exactness, its noise, tokens, and training at each mixture."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from alignjax import fit, geometric_mixture, kl, population_grad, sampled_grad
+from alignjax.envs import LogLinearPolicy, TokenTree
+from alignjax.games import PreferenceGame, duality_gap, nash, original_gap, random_preference
+from alignjax.games.equilibrium import mixture_equilibrium
+from alignjax.kl_estimators import kl_tokens_myopic
+from alignjax.logspace import log_softmax, masked_sum
+from alignjax.objectives.nash_md import nash_md_pg, nash_md_pg_token
+from alignjax.problem import Problem
+from papers.record import Settings
+
+Runs = dict[str, np.ndarray]
+sg = jax.lax.stop_gradient
+
+MIXTURES = np.arange(9) / 8
+"""The paper's grid of mixture coefficients."""
+INNER = slice(1, 4)
+"""The coefficients the paper found best: 1/8, 2/8 and 3/8."""
+
+
+def random_problems(key: Array, number: int, size: int) -> tuple[Problem, Array]:
+    """Random preferences and references, and logits of a policy to look at."""
+    keys = jax.random.split(key, 3)
+    ref_logp = log_softmax(jax.random.normal(keys[0], (number, size)))
+    logits = 1.5 * jax.random.normal(keys[2], (number, size))
+    return Problem(ref_logp=ref_logp, preference=random_preference(keys[1], size, (number,))), logits
+
+
+# --- Nash-MD-PG: what its gradient is ----------------------------------------------------------------------------------
+
+
+@jax.jit
+def _by_definition(problem: Problem, logits: Array, beta: float, mixture: Array) -> tuple[Array, Array, Array]:
+    """Gradients by autodiff of P_tau(pi > sg[mixture]), of KL(pi || sg[mixture]) and of KL(pi || ref)."""
+    opponent = sg(geometric_mixture(log_softmax(logits), problem.ref_logp, mixture))
+
+    def value(x: Array) -> Array:
+        logp = log_softmax(x)
+        wins = jnp.einsum("...i,...ij,...j->...", jnp.exp(logp), problem.preferences(), jnp.exp(opponent))
+        return (wins - beta * kl(logp, problem.ref_logp)).sum()
+
+    to_mixture = jax.grad(lambda x: kl(log_softmax(x), opponent).sum())(logits)
+    to_reference = jax.grad(lambda x: kl(log_softmax(x), problem.ref_logp).sum())(logits)
+    return jax.grad(value)(logits), to_mixture, to_reference
+
+
+@jax.jit
+def _surrogate(problem: Problem, logits: Array, beta: float, mixture: Array, baseline: float) -> Array:
+    """The expected gradient of the loss with another baseline than 1/2, all responses enumerated."""
+    opponent = sg(geometric_mixture(log_softmax(logits), problem.ref_logp, mixture))
+    wins = jnp.einsum("...ij,...j->...i", problem.preferences(), jnp.exp(opponent)) + 0.5 - baseline
+
+    def loss(x: Array) -> Array:
+        logp = log_softmax(x)
+        each = nash_md_pg(logp[..., None], problem.ref_logp[..., None], wins[..., None], beta=beta)
+        return (sg(jnp.exp(logp)) * each).sum()
+
+    return jax.grad(loss)(logits)
+
+
+@functools.cache
+def gradients(settings: Settings) -> Runs:
+    """Exact gradients on random problems at several mixtures; errors relative to the norm of the true gradient.
+
+    `surrogate`, `baseline`, `mixture_kl` are relative errors `[mixtures, problems]`; `variance` the variance of a single draw with
+    the baseline 1/2 over that without, opponent and response drawn.
+    """
+    beta, number, size = 0.1, settings.size(1000, 200), 8
+    problem, logits = random_problems(jax.random.key(settings.seed + 10), number, size)
+    errors: dict[str, list[np.ndarray]] = {"surrogate": [], "baseline": [], "mixture_kl": [], "variance": []}
+    policy = np.exp(np.asarray(log_softmax(logits)))
+    ratio = np.log(policy) - np.asarray(problem.ref_logp)
+    score = 1 - 2 * policy + np.square(policy).sum(-1, keepdims=True)  # squared norm of grad log pi(y)
+    preference = np.asarray(problem.preferences())
+    for mixture in (0.0, 0.125, 0.5, 1.0):
+        found = population_grad("nash_md_pg", problem, logits, beta=beta, mixture=mixture)
+        value, to_mixture, to_reference = _by_definition(problem, logits, beta, jnp.asarray(mixture))
+        without = _surrogate(problem, logits, beta, jnp.asarray(mixture), 0.0)
+        norm = np.linalg.norm(value, axis=-1)
+        errors["surrogate"].append(np.linalg.norm(found + value, axis=-1) / norm)
+        errors["baseline"].append(np.linalg.norm(found - without, axis=-1) / norm)
+        gap = np.linalg.norm(to_mixture - mixture * to_reference, axis=-1)
+        errors["mixture_kl"].append(gap / np.linalg.norm(to_reference, axis=-1))
+        rival = np.exp(np.asarray(geometric_mixture(log_softmax(logits), problem.ref_logp, mixture)))
+        second = [
+            np.einsum("ni,nj,nij->n", policy * score, rival, np.square(preference - half - beta * ratio[:, :, None]))
+            for half in (0.5, 0.0)
+        ]
+        mean = np.square(norm)
+        errors["variance"].append((second[0] - mean) / (second[1] - mean))
+    return {name: np.stack(rows) for name, rows in errors.items()}
+
+
+@functools.cache
+def sampled(settings: Settings) -> Runs:
+    """Means of many single-group gradients with sampled opponents and 0/1 labels, in standard errors from the exact gradient."""
+    problem, logits = random_problems(jax.random.key(settings.seed + 11), 8, 6)
+    keys = jax.random.split(jax.random.key(settings.seed + 12), settings.size(100_000, 20_000))
+    hyper = {"beta": 0.1, "mixture": 0.25}
+
+    @jax.jit
+    def moments(keys: Array) -> tuple[Array, Array]:
+        draw = lambda key: sampled_grad("nash_md_pg", problem, logits, key, hard_labels=True, **hyper)
+        found = jax.vmap(draw)(keys)
+        return found.mean(0), found.std(0)
+
+    mean, std = moments(keys)
+    exact = np.asarray(population_grad("nash_md_pg", problem, logits, **hyper))
+    error = np.asarray(std) / np.sqrt(len(keys))
+    return {"z": (np.asarray(mean) - exact) / error, "error": error, "exact": exact, "draws": np.asarray(len(keys))}
+
+
+@functools.cache
+def moving_average(settings: Settings) -> Runs:
+    """Nash-EMA-PG with exact gradients: divergences to the regularised Nash, of the policy and of its average."""
+    problem, _ = random_problems(jax.random.key(settings.seed + 13), settings.size(100, 30), 5)
+    beta = 0.3
+    run = fit("nash_ema_pg", problem, num_steps=6000, learning_rate=2.0, beta=beta, ema=0.98)
+    equilibrium = nash(PreferenceGame(preference=problem.preferences(), ref_logp=problem.ref_logp, tau=beta))
+    start = kl(problem.ref_logp, equilibrium)
+    assert run.anchor_logp is not None
+    found = {"start": start, "policy": kl(run.logp, equilibrium), "average": kl(run.anchor_logp, equilibrium)}
+    return {name: np.asarray(x) for name, x in found.items()}
+
+
+# --- tokens --------------------------------------------------------------------------------------------------------------
+
+TOKEN_MIXTURES = np.linspace(0.0, 1.0, 9)
+
+
+def _flat(levels: tuple[Array, ...]) -> Array:
+    return jnp.concatenate([x.reshape(-1) for x in levels])
+
+
+@functools.partial(jax.jit, static_argnames=("tree", "number"))
+def _tree_runs(key: Array, tree: TokenTree, number: int) -> dict[str, Array]:
+    """One tree shape: relative errors of the two token gradients, and the two mixtures, on `number` random policies."""
+    beta = 0.3
+
+    def one(key: Array) -> dict[str, Array]:
+        keys = jax.random.split(key, 3)
+        logits, ref_logits = tree.random_logits(keys[0]), tree.random_logits(keys[1])
+        preference = random_preference(keys[2], tree.num_leaves)
+        ref_logp, ref_tokens = tree.leaf_logp(ref_logits), tree.token_logp(ref_logits)
+        opponent = sg(geometric_mixture(tree.leaf_logp(logits), ref_logp, 0.125))
+        wins = preference @ jnp.exp(opponent)
+
+        def value(levels: tuple[Array, ...]) -> Array:
+            logp = tree.leaf_logp(levels)
+            return -((jnp.exp(logp) * wins).sum() - beta * kl(logp, ref_logp))
+
+        def to_go(levels: tuple[Array, ...]) -> Array:
+            tokens = tree.token_logp(levels)
+            each = nash_md_pg_token(tokens[:, None], ref_tokens[:, None], wins[:, None], beta=beta)
+            return (sg(jnp.exp(tree.leaf_logp(levels))) * each).sum()
+
+        def myopic(levels: tuple[Array, ...]) -> Array:
+            tokens = tree.token_logp(levels)
+            each = beta * kl_tokens_myopic(tokens, ref_tokens) - sg(wins - 0.5) * masked_sum(tokens, None)
+            return (sg(jnp.exp(tree.leaf_logp(levels))) * each).sum()
+
+        true, exact, short = (_flat(jax.grad(f)(logits)) for f in (value, to_go, myopic))
+        norm = jnp.linalg.norm(true)
+
+        def mixtures(m: Array) -> tuple[Array, Array, Array, Array]:
+            sequence = geometric_mixture(tree.leaf_logp(logits), ref_logp, m)
+            conditional = [
+                geometric_mixture(a, b, m)
+                for a, b in zip(map(log_softmax, logits), map(log_softmax, ref_logits), strict=True)
+            ]
+            raw = [log_softmax((1 - m) * a + m * b) for a, b in zip(logits, ref_logits, strict=True)]
+            tokenwise = tree.leaf_logp(conditional)
+            apart = jnp.stack([jnp.abs(a - b).max() for a, b in zip(conditional, raw, strict=True)]).max()
+            mass = jnp.abs(jnp.stack([jnp.exp(sequence).sum(), jnp.exp(tokenwise).sum()]) - 1).max()
+            return kl(sequence, tokenwise), kl(tokenwise, sequence), apart, mass
+
+        forward, backward, raw_apart, mass = jax.vmap(mixtures)(jnp.asarray(TOKEN_MIXTURES))
+        return {
+            "to_go": jnp.linalg.norm(exact - true) / norm,
+            "myopic": jnp.linalg.norm(short - true) / norm,
+            "forward": forward,
+            "backward": backward,
+            "raw_apart": raw_apart,
+            "mass": mass,
+        }  # fmt: skip
+
+    return jax.vmap(one)(jax.random.split(key, number))
+
+
+def lengths(settings: Settings) -> tuple[int, ...]:
+    """The sequence lengths of the token trees, three tokens each."""
+    return (1, 2, 3) if settings.quick else (1, 2, 3, 4, 5)
+
+
+@functools.cache
+def trees(settings: Settings) -> Runs:
+    """Token trees of three tokens and growing length: `to_go`, `myopic` `[lengths, policies]`, mixtures `[lengths, policies, 9]`."""
+    number = settings.size(500, 200)
+    runs = [
+        _tree_runs(jax.random.key(settings.seed + 20 + t), TokenTree(vocab_size=3, length=t), number)
+        for t in lengths(settings)
+    ]
+    return {name: np.stack([np.asarray(run[name]) for run in runs]) for name in runs[0]}
+
+
+# --- training at each mixture --------------------------------------------------------------------------------------------
+
+PROMPTS, RESPONSES, FEATURES = 8, 10, 12
+CURVE_BETA = 0.05
+
+
+def worlds(settings: Settings) -> tuple[Array, Array, Array]:
+    """Random cyclic preferences `[seeds, prompts, A, A]`, references `[seeds, prompts, A]` and shared features."""
+    keys = jax.random.split(jax.random.key(settings.seed + 30), 3)
+    seeds = settings.size(64, 16)
+    preference = random_preference(keys[0], RESPONSES, (seeds, PROMPTS))
+    ref_logp = log_softmax(jax.random.normal(keys[1], (seeds, PROMPTS, RESPONSES)))
+    return preference, ref_logp, jax.random.normal(keys[2], (seeds, PROMPTS, RESPONSES, FEATURES))
+
+
+def judged(policies: Array, preference: Array, ref_logp: Array) -> Runs:
+    """Policies `[seeds, mixtures, prompts, A]` in the eyes of three judges, averaged over prompts: `[seeds, mixtures]`.
+
+    `win_rate`: mean probability of beating the other mixtures' policies of the same seed, true preferences, no KL.
+    `regularised`, `original`: duality gaps of the game with and without its KL. `table`: `[seeds, mixtures, mixtures]` win-rates.
+    """
+    game = PreferenceGame(preference=preference[:, None], ref_logp=ref_logp[:, None], tau=CURVE_BETA)
+    p = jnp.exp(policies)
+    table = jnp.einsum("smxa,sxab,snxb->smn", p, preference, p) / PROMPTS
+    others = len(MIXTURES) - 1
+    found = {
+        "table": table,
+        "win_rate": (table.sum(-1) - 0.5) / others,
+        "regularised": duality_gap(game, policies).mean(-1),
+        "original": original_gap(game, policies).mean(-1),
+    }
+    return {name: np.asarray(x) for name, x in found.items()}
+
+
+@functools.cache
+def curves(settings: Settings) -> dict[str, Runs]:
+    """The curve over the mixture coefficient in three settings, on the same random worlds, one protocol for all.
+
+    exact: the exact optimum of Nash-MD-PG at each mixture (tables, no noise, converged). sampled: tables trained by sampled
+    gradients with 0/1 labels. shared: one log-linear policy for all prompts, trained so. Fixed beforehand: beta = 0.05, all nine mixtures,
+    300 steps of rate 2 (tables) or 0.2 (features), 16 draws a prompt and step, the last policy is judged, every seed is kept.
+    """
+    preference, ref_logp, features = worlds(settings)
+    seeds = preference.shape[0]
+    mixtures = jnp.asarray(MIXTURES)
+    keys = jax.random.split(jax.random.key(settings.seed + 31), (2, seeds))
+
+    def exact(preference: Array, ref_logp: Array, key: Array, features: Array, mixture: Array) -> Array:
+        return mixture_equilibrium(preference, ref_logp, CURVE_BETA, mixture)
+
+    def trained(preference: Array, ref_logp: Array, key: Array, features: Array, mixture: Array) -> Array:
+        problem = Problem(ref_logp=ref_logp, preference=preference)
+        return fit(
+            "nash_md_pg", problem, num_steps=300, learning_rate=2.0, key=key, batch_size=16, hard_labels=True,
+            beta=CURVE_BETA, mixture=mixture,
+        ).logp  # fmt: skip
+
+    def shared(preference: Array, ref_logp: Array, key: Array, features: Array, mixture: Array) -> Array:
+        problem = Problem(ref_logp=ref_logp, preference=preference)
+        policy = LogLinearPolicy(features, ref_logp)
+        return fit(
+            "nash_md_pg", problem, num_steps=300, learning_rate=0.2, key=key, batch_size=16, hard_labels=True,
+            policy=policy.logp, init_params=policy.zeros(), beta=CURVE_BETA, mixture=mixture,
+        ).logp  # fmt: skip
+
+    found = {}
+    for name, run, key in (("exact", exact, keys[0]), ("sampled", trained, keys[0]), ("shared", shared, keys[1])):
+        over_mixtures = jax.vmap(run, (None, None, None, None, 0))
+        policies = jax.jit(jax.vmap(over_mixtures, (0, 0, 0, 0, None)))(preference, ref_logp, key, features, mixtures)
+        found[name] = judged(policies, preference, ref_logp)
+    return found
+
+
+def margin(scores: np.ndarray) -> np.ndarray:
+    """What the mixtures 1/8 to 3/8 are better by than each end, `[seeds, 2]`: self-play (0), best response to the reference (1)."""
+    return scores[:, INNER].mean(1, keepdims=True) - scores[:, [0, -1]]
+
+
+def lower_limit(values: np.ndarray) -> np.ndarray:
+    """Mean over seeds less two standard errors."""
+    return values.mean(0) - 2 * values.std(0, ddof=1) / np.sqrt(len(values))
