@@ -71,6 +71,8 @@ STYLE: Any = {
     "legend.handlelength": 2.4,
     "figure.facecolor": "white",
     "figure.dpi": 100,
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
     "image.cmap": COLOUR_MAP,
     "mathtext.fontset": "dejavusans",
     "savefig.dpi": DPI,

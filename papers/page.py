@@ -1,4 +1,4 @@
-"""The page of results: one HTML file with everything in it; no scripts, nothing fetched; for phones and the dark too."""
+"""The page of results: one HTML file with everything in it, no scripts, nothing fetched; for phones and the dark."""
 
 import base64
 import html
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from papers import wording
+from papers import figures, wording
 
 GENERATOR = "alignjax papers"
 """Marks a page as ours, so that nobody else's index.html is overwritten."""
@@ -42,12 +42,12 @@ body {
   margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55; overflow-wrap: break-word;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
 }
-.wrap { max-width: 76rem; margin: 0 auto; padding: 0 1.25rem; }
+.wrap { max-width: 80rem; margin: 0 auto; padding: 0 1.25rem; }
 a { color: var(--link); text-underline-offset: .15em; }
 a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 .skip { position: absolute; left: -99rem; }
 .skip:focus { left: 1rem; top: 1rem; background: var(--card); padding: .5rem 1rem; z-index: 1; }
-header { padding: 2.5rem 0 1rem; }
+header.wrap { padding-top: clamp(1.5rem, 4vw, 3rem); padding-bottom: 1rem; }
 h1 { font-size: clamp(1.6rem, 1.2rem + 2vw, 2.3rem); line-height: 1.2; margin: 0 0 .5rem; text-wrap: balance; }
 h2 { font-size: clamp(1.35rem, 1.1rem + 1.2vw, 1.8rem); line-height: 1.25; margin: 0 0 .25rem; text-wrap: balance; }
 h3 { font-size: 1.1rem; margin: 2rem 0 .75rem; }
@@ -70,7 +70,9 @@ nav ul { list-style: none; margin: .5rem 0; padding: 0; }
 nav li { padding: .55rem 0; border-top: 1px solid var(--line); }
 nav li:last-child { border-bottom: 1px solid var(--line); }
 section.paper { padding: 2.5rem 0 1rem; border-top: 1px solid var(--line); margin-top: 2rem; }
-.figures { display: grid; gap: 1.25rem; grid-template-columns: minmax(0, 1fr); align-items: start; }
+.figures {
+  display: grid; gap: 1.25rem; grid-template-columns: minmax(0, 1fr); grid-auto-flow: dense; align-items: start;
+}
 figure {
   margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden;
   min-width: 0;
@@ -91,22 +93,25 @@ td.number { font-variant-numeric: tabular-nums; }
 .id, code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .82rem; }
 .id { color: var(--soft); overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; overflow-y: hidden; padding: .3rem 0; max-width: 100%; }
-math { font-size: 1.05em; }
+math { font-size: 1.05em; font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", math; }
 math[display="block"] { width: max-content; margin: 0; text-align: left; }
 details { margin-top: .35rem; }
 summary { cursor: pointer; color: var(--link); font-size: .875rem; }
 details p { font-size: .9rem; margin: .35rem 0; }
 .verdict .small { margin-top: .35rem; }
-footer {
-  color: var(--soft); font-size: .875rem; padding: 2rem 0 3rem; border-top: 1px solid var(--line); margin-top: 2rem;
+footer.wrap {
+  color: var(--soft); font-size: .875rem; padding-top: 1rem; padding-bottom: 3rem; margin-top: 2rem;
+  border-top: 1px solid var(--line);
 }
 @media (min-width: 60rem) {
   .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   figure.wide { grid-column: 1 / -1; }
-  figure.wide img { max-width: 64rem; }
+  figure.wide img { max-width: 68rem; }
   figure:only-child { grid-column: 1 / -1; }
-  figure:only-child img { max-width: 52rem; }
-  th.c-verdict { width: 11rem; } th.c-expected, th.c-measured { width: 12.5rem; } th.c-runs { width: 10rem; }
+  figure:only-child:not(.wide) img { max-width: 52rem; }
+  table { table-layout: fixed; }
+  th.c-verdict { width: 11.5rem; } th.c-expected { width: 8.5rem; }
+  th.c-measured { width: 11.5rem; } th.c-runs { width: 8.5rem; }
 }
 @media (max-width: 59.99rem) {
   .wrap { padding: 0 1rem; }
@@ -119,6 +124,7 @@ footer {
   th, td { border: 0; padding: .2rem 0; }
   td.number { display: grid; grid-template-columns: 6rem minmax(0, 1fr); gap: .5rem; }
   td.number::before { content: attr(data-label); color: var(--soft); font-size: .85rem; padding-top: .05rem; }
+  td.empty { display: none; }
   tbody th { padding-bottom: .5rem; }
 }
 @media (max-width: 40rem) {
@@ -141,8 +147,8 @@ def text(value: object) -> str:
 
 def _power(match: re.Match[str]) -> str:
     mantissa, sign, exponent = match.groups()
-    head = "" if mantissa == "1" else f"{mantissa} × ".replace("-", "−")
-    return f"{head}10<sup>{'−' if sign == '-' else ''}{exponent}</sup>"
+    head = "" if mantissa == "1" else f"{mantissa}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}".replace("-", "−")
+    return f"{head}10\N{WORD JOINER}<sup>{'−' if sign == '-' else ''}{exponent}</sup>"
 
 
 def formula(latex: str) -> str:
@@ -154,15 +160,21 @@ def formula(latex: str) -> str:
     return f'<div class="scroll" tabindex="0" role="group" aria-label="formula">{converted}</div>'
 
 
+_SPACED = re.compile(r"(?<!<msub>)(?<!<msup>)(?<!subsup>)(<mi>(?:exp|log|ln|sin|cos|tanh)</mi>)(?=<m(?:i|su|frac))")
+"""A function before its argument, where the converter leaves no space."""
+
+
 def mathml(latex: str) -> str | None:
-    """A <math> element, or None where a command is unknown to the converter."""
+    """A <math> element that needs no namespace in HTML, or None where a command is unknown to the converter."""
     from latex2mathml.converter import convert
 
     try:
         converted = convert(latex, display="block")
     except Exception:  # the converter raises whatever it meets
         return None
-    return None if "\\" in re.sub(r"&#x0*5C;", "\\\\", converted, flags=re.IGNORECASE) else converted
+    if "\\" in html.unescape(converted):
+        return None
+    return _SPACED.sub(r'\1<mspace width="0.167em"/>', re.sub(r' xmlns="[^"]*"', "", converted))
 
 
 def anchor(*parts: str) -> str:
@@ -185,10 +197,9 @@ def tally(claims: Sequence[Mapping[str, Any]]) -> str:
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def _ratio(png: bytes) -> float:
-    """Width over height, from the header of a PNG."""
-    width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
-    return width / height if height else 1.0
+def _inches(png: bytes) -> float:
+    """The width of a figure, from the header of its PNG."""
+    return int.from_bytes(png[16:20], "big") / figures.DPI
 
 
 def figure(paper: str, drawing: Mapping[str, Any], read: Read) -> str:
@@ -200,7 +211,7 @@ def figure(paper: str, drawing: Mapping[str, Any], read: Read) -> str:
     if not problem:
         try:
             png, data = read(drawing["png"]), read(drawing["svg"])
-            broad = _ratio(png) > 1.75
+            broad = _inches(png) > 1.4 * figures.PANEL_SIZE[0]
             if len(data) > LARGEST_SVG:
                 data, kind = png, "png"
         except OSError:
@@ -239,8 +250,9 @@ def claim_row(paper: str, claim: Mapping[str, Any]) -> str:
         f'<p class="soft">Source: {text(claim["source"])}. Took {wording.duration(claim["seconds"])}.</p></details>'
     )
     parts.append(f'<div class="id">{text(short)}</div>')
+    empty = claim["measured"] is None
     want = got = runs = '<span class="soft">–</span>'
-    if claim["measured"] is not None:
+    if not empty:
         close = wording.closeness(claim)
         want = text(wording.expected(claim))
         got = text(wording.numbers(claim["measured"])) + (
@@ -250,7 +262,7 @@ def claim_row(paper: str, claim: Mapping[str, Any]) -> str:
             f'<div class="small soft">{text(claim["spread"])}</div>' if claim["spread"] else ""
         )
     cells = "".join(
-        f'<td role="cell" class="number" data-label="{label}"><div>{cell}</div></td>'
+        f'<td role="cell" class="number{" empty" * empty}" data-label="{label}"><div>{cell}</div></td>'
         for label, cell in (("Expected", want), ("Measured", got), ("Runs", runs))
     )
     return (

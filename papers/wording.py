@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-SIGNS = {"equal": "=", "at most": "≤", "at least": "≥", "less than": "<", "greater than": ">"}
+SIGNS = {"equal": "", "at most": "≤", "at least": "≥", "less than": "<", "greater than": ">"}
 VERDICTS = ("reproduced", "contradicted", "not testable here")
 SHOWN = 4
 """Numbers of an array that are shown one by one."""
@@ -28,6 +28,8 @@ def flat(value: Any) -> list[Any]:
 
 def numbers(value: Any) -> str:
     """A number, a few of them, or the range of many."""
+    if isinstance(value, Mapping) and value["min"] == value["max"]:
+        return f"{number(value['min'])} ({value['n']} numbers)"
     if isinstance(value, Mapping):
         return (
             f"{number(value['min'])} to {number(value['max'])}, median {number(value['median'])} ({value['n']} numbers)"
@@ -35,6 +37,8 @@ def numbers(value: Any) -> str:
     items = flat(value)
     if len(items) <= SHOWN:
         return ", ".join(number(item) for item in items) or "none"
+    if all(item == items[0] for item in items):
+        return f"{number(items[0])} ({len(items)} numbers)"
     finite = [item for item in items if not isinstance(item, str)]
     odd = sorted({number(item) for item in items if isinstance(item, str)})
     parts = [f"{number(min(finite))} to {number(max(finite))}"] if finite else []
@@ -55,7 +59,8 @@ def closeness(claim: Mapping[str, Any]) -> str:
     allowed = number(claim["tolerance"])
     if claim["relation"] == "equal":
         return f"largest difference {number(off)}, allowed {allowed}"
-    slack = f", tolerance {allowed}" if claim["tolerance"] else ""
+    word = "tolerance" if claim["relation"] in ("at most", "at least") else "margin asked for:"
+    slack = f", {word} {allowed}" if claim["tolerance"] else ""
     if off == 0:
         return f"the closest entry is at the bound{slack}"
     beyond = off > 0
