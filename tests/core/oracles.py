@@ -1,0 +1,172 @@
+r"""Oracles in plain NumPy: the loss of a group, and the weights c_i of its gradient sum_i c_i grad log pi(y_i).
+
+Written from the papers' formulas, with derivatives taken by hand; nothing here calls the library.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, log_softmax, softmax
+
+__all__ = [
+    "PAIRS", "bradley_terry", "enumerate_population", "loss_and_weights", "nash_fixed_point", "policies", "preferences",
+    "softplus", "win_rates",
+]  # fmt: skip
+
+PAIRS = ("cdpo", "dpo", "f_dpo", "hinge", "ipo", "ipo_md", "online_ipo", "robust_dpo", "slic")
+
+
+def softplus(x: Any) -> np.ndarray:
+    return np.logaddexp(0.0, x)
+
+
+def policies(rng: np.random.Generator, *shape: int, spread: float = 1.0) -> np.ndarray:
+    """Random normalised log-probabilities."""
+    return log_softmax(spread * rng.normal(size=shape), axis=-1)
+
+
+def preferences(rng: np.random.Generator, *batch_and_size: int) -> np.ndarray:
+    """Random preference matrices, in general cyclic: iid uniform upper triangle."""
+    *batch, size = batch_and_size
+    upper = np.triu(rng.uniform(size=(*batch, size, size)) - 0.5, 1)
+    return 0.5 + upper - np.swapaxes(upper, -1, -2)
+
+
+def bradley_terry(reward: np.ndarray) -> np.ndarray:
+    return expit(reward[..., :, None] - reward[..., None, :])
+
+
+def win_rates(preference: np.ndarray, opponent_logp: np.ndarray) -> np.ndarray:
+    return np.einsum("...ij,...j->...i", preference, np.exp(opponent_logp))
+
+
+def _score(name: str, logp: np.ndarray, ref_logp: np.ndarray | None, hyper: dict[str, Any]) -> tuple[Any, Any]:
+    """The score of a response in a pair loss and its derivative in log pi."""
+    if name == "slic":
+        return logp, np.ones_like(logp)
+    assert ref_logp is not None
+    u = np.exp(logp - ref_logp)
+    if name in ("ipo", "online_ipo", "ipo_md"):
+        return np.log(u), np.ones_like(u)
+    beta = hyper["beta"]
+    if name != "f_dpo":
+        return beta * np.log(u), beta * np.ones_like(u)
+    a = hyper.get("alpha", 0.5)
+    slope, curvature = {  # f'(u) and u f''(u), arXiv:2309.16240, Table 1
+        "reverse_kl": (np.log(u) + 1, np.ones_like(u)),
+        "forward_kl": (-1 / u, 1 / u),
+        "js": (np.log(2 * u / (1 + u)), 1 / (1 + u)),
+        "alpha": ((1 - u**-a) / a, u**-a),
+    }[hyper.get("divergence", "reverse_kl")]
+    return beta * slope, beta * curvature
+
+
+def _link(name: str, m: np.ndarray, hyper: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """l(m) and l'(m) of a pair loss."""
+    eps = hyper.get("label_smoothing")
+    if name in ("dpo", "f_dpo"):
+        return softplus(-m), -expit(-m)
+    if name == "cdpo":
+        return (1 - eps) * softplus(-m) + eps * softplus(m), -(1 - eps) * expit(-m) + eps * expit(m)
+    if name == "robust_dpo":
+        scale = 1 - 2 * eps
+        return (
+            ((1 - eps) * softplus(-m) - eps * softplus(m)) / scale,
+            (-(1 - eps) * expit(-m) - eps * expit(m)) / scale,
+        )
+    if name in ("ipo", "online_ipo", "ipo_md"):
+        target = 1 / (2 * hyper["beta"])
+        return (m - target) ** 2, 2 * (m - target)
+    at = hyper["delta"] if name == "slic" else 1.0
+    return np.maximum(0.0, at - m), -(m < at).astype(float)
+
+
+def loss_and_weights(name: str, group: dict[str, np.ndarray], hyper: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Value `[N]` and c `[N, K]` of groups of K responses; `group` holds arrays `[N, K]` (preference `[N, K, K]`)."""
+    logp, ref = group["logp"], group.get("ref_logp")
+    if name in PAIRS:
+        score, slope = _score(name, logp, ref, hyper)
+        m = score[..., 0] - score[..., 1]
+        p = group["preference"][..., 0, 1] if "preference" in group else np.ones_like(m)
+        up, d_up = _link(name, m, hyper)
+        down, d_down = _link(name, -m, hyper)
+        d_m = p * d_up - (1 - p) * d_down
+        return p * up + (1 - p) * down, d_m[..., None] * slope * np.array([1.0, -1.0])
+    assert ref is not None
+    k = logp.shape[-1]
+    beta = hyper["beta"]
+    h = logp - ref
+    if name in ("nash_md_pg", "nash_ema_pg"):
+        c = -(group["win_rate"] - 0.5 - beta * h) / k
+        return (c * logp).sum(-1), c
+    reward = group["reward"]
+    baseline = group.get("value", np.zeros(logp.shape[:-1]))[..., None]
+    if name == "reinforce":
+        c = -(reward - beta * h - baseline) / k
+        return (c * logp).sum(-1), c
+    if name == "rloo":
+        regularised = reward - beta * h
+        others = np.stack([np.delete(regularised, i, -1).mean(-1) for i in range(k)], -1)
+        c = -(regularised - others) / k
+        return (c * logp).sum(-1), c
+    old = group.get("behaviour_logp", logp)
+    rho = np.exp(logp - old)
+    clip = hyper["clip_range"]
+    if name == "ppo":
+        advantage = reward - beta * (old - ref) - baseline
+    else:
+        advantage = reward - reward.mean(-1, keepdims=True)
+        if name == "grpo":
+            spread = np.sqrt((advantage**2).mean(-1, keepdims=True))
+            flat = np.ptp(reward, axis=-1, keepdims=True) == 0
+            advantage = np.where(flat, 0.0, advantage / np.where(flat, 1.0, spread + hyper.get("std_epsilon", 0.0)))
+    clipped = np.clip(rho, 1 - clip, 1 + clip)
+    moves = ~((advantage > 0) & (rho > 1 + clip)) & ~((advantage < 0) & (rho < 1 - clip))
+    value = -np.minimum(rho * advantage, clipped * advantage).mean(-1)
+    c = -np.where(moves, advantage * rho, 0.0) / k
+    if name in ("grpo", "dr_grpo"):
+        value = value + beta * (np.exp(-h) - 1 + h).mean(-1)
+        c = c + beta * (1 - np.exp(-h)) / k
+    return value, c
+
+
+def enumerate_population(
+    name: str,
+    logits: np.ndarray,
+    tables: dict[str, np.ndarray],
+    laws: list[np.ndarray],
+    hyper: dict[str, Any],
+) -> tuple[float, np.ndarray]:
+    """Expected loss and logit gradient for one prompt, tuple by tuple; `laws` are the log-probs of the K slots."""
+    logp = log_softmax(logits)
+    value, gradient = 0.0, np.zeros_like(logits)
+    for responses in itertools.product(range(logits.size), repeat=len(laws)):
+        y = list(responses)
+        weight = np.prod([np.exp(law[i]) for law, i in zip(laws, y, strict=True)])
+        group = {n: t[np.ix_(y, y)] if n == "preference" else t[y] for n, t in tables.items() if n != "value"}
+        group = {n: a[None] for n, a in group.items()} | {"logp": logp[y][None]}
+        if "value" in tables:
+            group["value"] = tables["value"][None]
+        one, c = loss_and_weights(name, group, hyper)
+        value += weight * one[0]
+        for i, c_i in zip(y, c[0], strict=True):
+            gradient += weight * c_i * (np.eye(logits.size)[i] - softmax(logits))
+    return float(value), gradient
+
+
+def nash_fixed_point(preference: np.ndarray, ref_logp: np.ndarray, tau: float, steps: int = 200_000) -> np.ndarray:
+    """The regularised Nash by extragradient mirror steps (no linear solve, no continuation): log-probs."""
+    step = 2 / (1 + 2 * tau)  # the largest step with a linear rate 1 - step tau: arXiv:2503.08942, Theorem 1
+    logp = ref_logp.copy()
+    for _ in range(steps):
+        centre = (1 - step * tau) * logp + step * tau * ref_logp
+        half = log_softmax(centre + step * (preference - 0.5) @ np.exp(logp))
+        new = log_softmax(centre + step * (preference - 0.5) @ np.exp(half))
+        moved = np.abs(new - logp).max()
+        logp = new
+        if moved < 1e-15:
+            break
+    return logp
