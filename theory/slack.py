@@ -51,6 +51,8 @@ def at_most(left: Array | ScalarLike, right: Array | ScalarLike, *, tolerance: S
     left, right = jnp.broadcast_arrays(jnp.asarray(left), jnp.asarray(right))
     _note("<=", left, right)
     room = right - left + tolerance * (1 + jnp.minimum(jnp.abs(left), jnp.abs(right)))
+    # Everything is at most +inf, +inf itself included.
+    room = jnp.where((right == jnp.inf) & ~jnp.isnan(left), jnp.inf, room)
     return jnp.min(jnp.where(jnp.isnan(room), -jnp.inf, room))
 
 
