@@ -13,21 +13,17 @@ from jax import Array
 from alignjax import fit, geometric_mixture, kl
 from alignjax.games import (
     PreferenceGame,
-    annotator_mixture,
     best_response,
     duality_gap,
-    impartial_culture,
     library,
     nash,
     original_gap,
     payoff,
-    random_preference,
     solve,
     von_neumann_winner,
 )
 from alignjax.games.solvers import nash_md, nash_md_theorem_step
-from alignjax.logspace import log_softmax
-from alignjax.problem import Problem, bradley_terry
+from alignjax.problem import Problem
 from papers.record import Settings
 
 Runs = dict[str, np.ndarray]
@@ -44,36 +40,46 @@ def number_of_games(settings: Settings) -> int:
     return settings.size(2000, 400)
 
 
-@functools.partial(jax.jit, static_argnames="number")
 def random_games(
-    key: Array, number: int, low: float, high: float, rarest: float = 0.0, smallest: int = 2
+    generator: np.random.Generator, number: int, low: float, high: float, *, rarest: float = 0.0, smallest: int = 2
 ) -> PreferenceGame:
-    """Uniform, tournament, annotator, culture and Bradley-Terry games of `smallest` to 12 responses, tau log-uniform in [low, high].
+    """Uniform, tournament, annotator, voter and Bradley-Terry games of `smallest` to 12 responses, tau log-uniform.
 
-    In each game one response's reference mass is divided by up to e^`rarest`.
+    In each game one response's reference mass is divided by up to e^`rarest`. Drawn by NumPy: nothing to compile.
     """
-    keys = jax.random.split(key, 7)
-    uniform = random_preference(keys[0], SIZE, (number,))
-    annotators = annotator_mixture(3 * jax.random.normal(keys[1], (number, 3, SIZE)))
-    transitive = bradley_terry(2 * jax.random.normal(keys[2], (number, SIZE)))
-    culture = jnp.round(5 * impartial_culture(keys[3], SIZE, 5, (number,))).astype(uniform.dtype) / 5
-    tournament = jnp.where(uniform > 0.5, 1.0, jnp.where(uniform < 0.5, 0.0, 0.5))
-    kinds = jnp.stack([uniform, tournament, annotators, culture, transitive])
-    count = jnp.arange(number)
+    uniform = np.tril(generator.uniform(size=(number, SIZE, SIZE)) - 0.5, -1)
+    uniform = 0.5 + uniform - np.swapaxes(uniform, -1, -2)
+    tournament = 0.5 + 0.5 * np.sign(uniform - 0.5)
+    rewards = 3 * generator.normal(size=(4, number, SIZE))
+    annotators = sigmoid(rewards[:3, :, :, None] - rewards[:3, :, None, :]).mean(0)
+    transitive = sigmoid(rewards[3, :, :, None] - rewards[3, :, None, :])
+    votes = generator.uniform(size=(5, number, SIZE))
+    voters = 0.5 + 0.5 * np.sign(votes[..., :, None] - votes[..., None, :]).mean(0)
+    count = np.arange(number)
+    preference = np.stack([uniform, tournament, annotators, voters, transitive])[count % 5, count]
     sizes = smallest + count % (SIZE + 1 - smallest)
-    spread = jnp.asarray([0.0, 1.0, 3.0])[(count // 5) % 3]
-    logits = spread[:, None] * jax.random.normal(keys[4], (number, SIZE))
-    logits = logits.at[:, 0].add(-rarest * jax.random.uniform(keys[5], (number,)))
-    ref_logp = log_softmax(jnp.where(jnp.arange(SIZE) < sizes[:, None], logits, -jnp.inf))
-    tau = jnp.exp(jax.random.uniform(keys[6], (number,)) * jnp.log(high / low) + jnp.log(low))
-    return PreferenceGame(preference=kinds[count % 5, count], ref_logp=ref_logp, tau=tau)
+    logits = np.asarray([0.0, 1.0, 3.0])[(count // 5) % 3][:, None] * generator.normal(size=(number, SIZE))
+    logits[:, 0] -= rarest * generator.uniform(size=number)
+    ref_logp = normalised(np.where(np.arange(SIZE) < sizes[:, None], logits, -np.inf))
+    tau = np.exp(generator.uniform(np.log(low), np.log(high), number))
+    return PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=jnp.asarray(tau))
 
 
-@functools.partial(jax.jit, static_argnames="number")
-def random_policies(key: Array, game: PreferenceGame, number: int, scale: float = 4.0) -> Array:
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x)."""
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def normalised(logits: np.ndarray) -> np.ndarray:
+    """Log-softmax over the last axis; -inf stays zero mass."""
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def random_policies(generator: np.random.Generator, game: PreferenceGame, number: int, scale: float = 4.0) -> Array:
     """`[number, games, A]` softmax policies with normal logits, on the support of the reference."""
-    logits = scale * jax.random.normal(key, (number, *game.ref_logp.shape))
-    return log_softmax(jnp.where(jnp.isneginf(game.ref_logp), -jnp.inf, logits))
+    logits = scale * generator.normal(size=(number, *game.ref_logp.shape))
+    return jnp.asarray(normalised(np.where(np.isneginf(np.asarray(game.ref_logp)), -np.inf, logits)))
 
 
 @jax.jit
@@ -84,6 +90,43 @@ def furthest(game: PreferenceGame, logp: Array, other: Array) -> Array:
 
 _kl, _gap, _original_gap = jax.jit(kl), jax.jit(duality_gap), jax.jit(original_gap)
 _payoff, _best_response, _mixture = jax.jit(payoff), jax.jit(best_response), jax.jit(geometric_mixture)
+
+
+CHUNK = 400
+
+
+def equilibria(preference: np.ndarray, ref_logp: np.ndarray, tau: np.ndarray | float) -> np.ndarray:
+    """Log-probs of the regularised Nash of any number of games `[n, A, A]` with A <= 12, in chunks of one shape.
+
+    Games are padded with responses of reference mass zero, so that the Newton solver is compiled once for the whole page.
+    """
+    number, size = ref_logp.shape
+    tau = np.broadcast_to(tau, number)
+    found = np.empty((number, size))
+    for start in range(0, number, CHUNK):
+        rows = np.minimum(np.arange(start, start + CHUNK), number - 1)
+        matrix, reference = np.full((CHUNK, SIZE, SIZE), 0.5), np.full((CHUNK, SIZE), -np.inf)
+        matrix[:, :size, :size], reference[:, :size] = preference[rows], ref_logp[rows]
+        game = PreferenceGame(
+            preference=jnp.asarray(matrix), ref_logp=jnp.asarray(reference), tau=jnp.asarray(tau[rows])
+        )
+        kept = slice(start, min(start + CHUNK, number))
+        found[kept] = np.asarray(nash(game))[: kept.stop - start, :size]
+    return found
+
+
+def equilibrium_of(game: PreferenceGame) -> Array:
+    """`equilibria` of a batch of games."""
+    return jnp.asarray(equilibria(*(np.asarray(x) for x in (game.preference, game.ref_logp, game.tau))))
+
+
+@functools.partial(jax.jit, static_argnames=("name", "num_steps", "every"))
+def run_solver(
+    game: PreferenceGame, init_logp: Array, step_sizes: Array, *, name: str, num_steps: int, every: int = 1
+) -> Array:
+    """The trajectory of `solve` as one compiled program; `step_sizes` is `[num_steps, ...]`."""
+    schedule = lambda t: step_sizes[t.astype(int)]
+    return solve(game, name, num_steps=num_steps, step_size=schedule, init_logp=init_logp, every=every).trajectory
 
 
 # --- Theorem 1 ---------------------------------------------------------------------------------------------------------
@@ -102,9 +145,9 @@ def _theorem(game: PreferenceGame, equilibrium: Array, starts: Array, num_steps:
     return divergence, apart
 
 
-def _theorem_run(game: PreferenceGame, key: Array, num_steps: int) -> Runs:
-    equilibrium = nash(game)
-    starts = random_policies(key, game, 2)
+def _theorem_run(game: PreferenceGame, generator: np.random.Generator, num_steps: int) -> Runs:
+    equilibrium = equilibrium_of(game)
+    starts = random_policies(generator, game, 2)
     divergence, apart = _theorem(game, equilibrium, starts, num_steps)
     finite = jnp.where(jnp.isneginf(game.ref_logp), jnp.inf, game.ref_logp)
     return {
@@ -118,17 +161,17 @@ def _theorem_run(game: PreferenceGame, key: Array, num_steps: int) -> Runs:
 @functools.cache
 def theorem(settings: Settings) -> Runs:
     """Nash-MD with the theorem's steps on random games: `kl` `[T + 1, games]`, `apart`, `tau`, `rarest` `[games]`."""
-    game_key, start_key = jax.random.split(jax.random.key(settings.seed))
-    game = random_games(game_key, number_of_games(settings), 0.02, 5.0)
-    return _theorem_run(game, start_key, settings.size(1000, 200))
+    generator = np.random.default_rng([settings.seed, 0])
+    game = random_games(generator, number_of_games(settings), 0.02, 5.0)
+    return _theorem_run(game, generator, settings.size(1000, 200))
 
 
 @functools.cache
 def rare_responses(settings: Settings) -> Runs:
     """The same where the reference gives some response a mass down to e^-600."""
-    game_key, start_key = jax.random.split(jax.random.key(settings.seed + 1))
-    game = random_games(game_key, number_of_games(settings), 0.02, 5.0, 600.0)
-    return _theorem_run(game, start_key, settings.size(1000, 200))
+    generator = np.random.default_rng([settings.seed, 1])
+    game = random_games(generator, number_of_games(settings), 0.02, 5.0, rarest=600.0)
+    return _theorem_run(game, generator, settings.size(1000, 200))
 
 
 def bound_ratio(run: Runs, constant: float) -> np.ndarray:
@@ -147,12 +190,12 @@ def _one_step(game: PreferenceGame, equilibrium: Array, logp: Array, fraction: A
 @functools.cache
 def one_step(settings: Settings) -> np.ndarray:
     """(KL_{t+1} - (1 - eta tau) KL_t) / eta^2 from random policies with random eta tau in (0, 1]: `[draws]`."""
-    keys = jax.random.split(jax.random.key(settings.seed + 2), 3)
-    game = random_games(keys[0], number_of_games(settings), 0.02, 5.0)
+    generator = np.random.default_rng([settings.seed, 2])
+    game = random_games(generator, number_of_games(settings), 0.02, 5.0)
     number = settings.size(20, 10)
-    logp = random_policies(keys[1], game, number)
-    fraction = 1 - jax.random.uniform(keys[2], (number, *game.tau.shape))
-    return np.asarray(_one_step(game, nash(game), logp, fraction)).ravel()
+    logp = random_policies(generator, game, number)
+    fraction = jnp.asarray(1 - generator.uniform(size=(number, *game.tau.shape)))
+    return np.asarray(_one_step(game, equilibrium_of(game), logp, fraction)).ravel()
 
 
 # --- the regularised equilibrium -----------------------------------------------------------------------------------------
@@ -161,14 +204,15 @@ def one_step(settings: Settings) -> np.ndarray:
 @functools.cache
 def uniqueness(settings: Settings) -> Runs:
     """Mirror descent from far apart starts against Newton, the residual of the best response, and rivals of the Nash."""
-    keys = jax.random.split(jax.random.key(settings.seed + 3), 3)
-    game = random_games(keys[0], number_of_games(settings), 0.2, 2.0)
-    equilibrium = nash(game)
-    starts = random_policies(keys[1], game, 4, 6.0)
+    generator = np.random.default_rng([settings.seed, 3])
+    game = random_games(generator, number_of_games(settings), 0.2, 2.0)
+    equilibrium = equilibrium_of(game)
+    starts = random_policies(generator, game, 4, 6.0)
     # The linear rate 1 - h tau of mirror descent is certain for h / (1 - h tau) <= 4 tau.
     step_size = (4 * game.tau / (1 + 4 * game.tau**2))[None]
-    found = solve(game, "self_play", num_steps=400, step_size=step_size, init_logp=starts, every=400).logp
-    rivals = random_policies(keys[2], game, 50, 3.0)
+    step_sizes = jnp.broadcast_to(step_size, (400, *step_size.shape))
+    found = run_solver(game, starts, step_sizes, name="self_play", num_steps=400, every=400)[-1]
+    rivals = random_policies(generator, game, 50, 3.0)
     same = jnp.broadcast_to(equilibrium, rivals.shape)
     value, back = np.asarray(_payoff(game, rivals, same)), np.asarray(_payoff(game, same, rivals))
     return {
@@ -193,28 +237,28 @@ def steps(settings: Settings) -> Runs:
     `moved`, the change of log-probability in the last step.
     """
     tau, number, num_steps = 0.1, number_of_games(settings) // 4, 500
-    drawn = random_games(jax.random.key(settings.seed + 4), 4 * number, tau, tau, 0.0, SIZE)
+    generator = np.random.default_rng([settings.seed, 4])
+    drawn = random_games(generator, 4 * number, tau, tau, smallest=SIZE)
     # The same games at tau and at each tau / (1 - eta tau), in one batch.
     warmer = np.repeat(np.concatenate([tau / (1 - STEPS_TAU), [tau]]), number)
-    tiled = [jnp.tile(x[:number], (4,) + (1,) * (x.ndim - 1)) for x in (drawn.preference, drawn.ref_logp)]
-    every = PreferenceGame(preference=tiled[0], ref_logp=tiled[1], tau=jnp.asarray(warmer))
+    preference, ref_logp = (np.asarray(x)[:number] for x in (drawn.preference, drawn.ref_logp))
+    preference, ref_logp = np.tile(preference, (4, 1, 1)), np.tile(ref_logp, (4, 1))
+    every = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=jnp.asarray(warmer))
     game = dataclasses.replace(every, tau=jnp.full(4 * number, tau))
-    constant = jnp.repeat(jnp.asarray(STEPS_TAU) / tau, number)
-
-    def schedule(t: Array) -> Array:
-        return jnp.concatenate([constant, jnp.full(number, nash_md_theorem_step(t, jnp.asarray(tau)))])
-
-    start = jnp.tile(random_policies(jax.random.key(settings.seed + 5), drawn, 1, 2.0)[0, :number], (4, 1))
-    path = solve(game, "nash_md", num_steps=num_steps, step_size=schedule, init_logp=start).trajectory
+    step_sizes = np.repeat(np.append(STEPS_TAU / tau, 0.0)[None], num_steps, 0)
+    step_sizes[:, -1] = nash_md_theorem_step(np.arange(num_steps), np.float64(tau))
+    start = np.tile(np.asarray(random_policies(generator, drawn, 1, 2.0))[0, :number], (4, 1))
+    sizes = jnp.asarray(np.repeat(step_sizes, number, 1))
+    path = run_solver(game, jnp.asarray(start), sizes, name="nash_md", num_steps=num_steps)
     # The last quarter followed the theorem's schedule: its mixture weight is not looked at.
     weight = jnp.asarray(np.repeat(np.append(STEPS_TAU, 0.0), number))
     mixed = _mixture(path, every.ref_logp, weight[None])
-    apart = furthest(every, jnp.stack([mixed[-1], path[-1]]), jnp.stack([nash(every), path[-2]]))
+    apart = furthest(every, jnp.stack([mixed[-1], path[-1]]), jnp.stack([equilibrium_of(every), path[-2]]))
     shape = (4, number)
     return {
         "gap": np.asarray(_gap(game, path)).reshape((-1, *shape)),
         "mixture_gap": np.asarray(_gap(every, mixed)).reshape((-1, *shape))[:, :3],
-        "kl": np.asarray(_kl(nash(game), path[-1])).reshape(shape),
+        "kl": np.asarray(_kl(equilibrium_of(game), path[-1])).reshape(shape),
         "mixture_error": np.asarray(apart[0]).reshape(shape)[:3],
         "moved": np.asarray(apart[1]).reshape(shape)[:3],
     }
@@ -228,23 +272,26 @@ def averages(settings: Settings) -> Runs:
     Gaps `[T + 1, games]`; `path_self_play` and `path_nash_md` `[T + 1, 3]` are probabilities on the dice.
     """
     number, num_steps, tau = settings.size(500, 100), settings.size(4000, 2000), 0.05
-    margins = jax.random.uniform(jax.random.key(settings.seed + 6), (3, number), minval=0.1, maxval=0.5)
-    cycles = jax.vmap(library.rock_paper_scissors)(*margins)
-    preference = jnp.concatenate([library.dice()[None], cycles])
-    start = log_softmax(jnp.asarray([1.5, 0.0, -1.5]))
+    margins = jnp.asarray(np.random.default_rng([settings.seed, 5]).uniform(0.1, 0.5, (3, number)))
+    margins = margins.at[:, 0].set(1 / 18)  # the dice
+    preference = jax.jit(jax.vmap(library.rock_paper_scissors))(*margins)
+    start = normalised(np.asarray([1.5, 0.0, -1.5]))
+    theorem_steps = nash_md_theorem_step(np.arange(num_steps), np.float64(tau))
 
     def both(
-        game: PreferenceGame, name: str, step_size: float | str, gap: Callable[..., Array]
-    ) -> tuple[Array, Array, Array]:
-        path = solve(game, name, num_steps=num_steps, step_size=step_size, init_logp=start).trajectory
-        mean = jnp.cumsum(jnp.exp(path), 0) / (1 + jnp.arange(num_steps + 1))[:, None, None]
-        return gap(game, path), gap(game, jnp.log(mean)), jnp.exp(path[:, 0])
+        game: PreferenceGame, name: str, step_sizes: np.ndarray, gap: Callable[..., Array]
+    ) -> tuple[np.ndarray, ...]:
+        first = jnp.asarray(np.broadcast_to(start, game.ref_logp.shape))
+        path = run_solver(game, first, jnp.asarray(step_sizes)[:, None], name=name, num_steps=num_steps)
+        probabilities = np.exp(np.asarray(path))
+        mean = np.cumsum(probabilities, 0) / np.arange(1, num_steps + 2)[:, None, None]
+        return np.asarray(gap(game, path)), np.asarray(gap(game, np.log(mean))), probabilities[:, 0]
 
-    free = both(PreferenceGame(preference=preference, tau=1e-9), "self_play", 0.1, _original_gap)
-    tied = both(PreferenceGame(preference=preference, tau=tau), "nash_md", "theorem", _gap)
+    free = both(PreferenceGame(preference=preference, tau=1e-9), "self_play", np.full(num_steps, 0.1), _original_gap)
+    tied = both(PreferenceGame(preference=preference, tau=tau), "nash_md", theorem_steps, _gap)
     names = ("last", "average", "path")
-    found = {f"{name}_self_play": np.asarray(x) for name, x in zip(names, free, strict=True)}
-    return found | {f"{name}_nash_md": np.asarray(x) for name, x in zip(names, tied, strict=True)}
+    found = {f"{name}_self_play": x for name, x in zip(names, free, strict=True)}
+    return found | {f"{name}_nash_md": x for name, x in zip(names, tied, strict=True)}
 
 
 # --- examples ----------------------------------------------------------------------------------------------------------
@@ -313,7 +360,7 @@ def examples(settings: Settings) -> Runs:
         "preference": np.asarray(preference),
         "shown": np.asarray(shown),
         "reward": bradley_terry_fit(shown, pair_laws),
-        "nash": np.exp(np.asarray(nash(PreferenceGame(preference=preference, tau=0.02)))),
+        "nash": np.exp(equilibria(np.asarray(preference), np.full(preference.shape[:-1], -np.log(3)), 0.02)),
         "winner": von_neumann_winner(preference),
     }
 

@@ -9,12 +9,12 @@ from jax import Array
 
 from alignjax import fit, geometric_mixture, kl, population_grad, sampled_grad
 from alignjax.envs import LogLinearPolicy, TokenTree
-from alignjax.games import PreferenceGame, duality_gap, nash, original_gap, random_preference
-from alignjax.games.equilibrium import mixture_equilibrium
+from alignjax.games import PreferenceGame, duality_gap, original_gap
 from alignjax.kl_estimators import kl_tokens_myopic
 from alignjax.logspace import log_softmax, masked_sum
 from alignjax.objectives.nash_md import nash_md_pg, nash_md_pg_token
 from alignjax.problem import Problem
+from papers.nash_md_experiments import equilibria, normalised
 from papers.record import Settings
 
 Runs = dict[str, np.ndarray]
@@ -26,12 +26,18 @@ INNER = slice(1, 4)
 """The coefficients the paper found best: 1/8, 2/8 and 3/8."""
 
 
-def random_problems(key: Array, number: int, size: int) -> tuple[Problem, Array]:
+def random_preferences(generator: np.random.Generator, batch: tuple[int, ...], size: int) -> np.ndarray:
+    """Lower triangles uniform on [0, 1], as `games.random_preference` has them, drawn by NumPy: nothing to compile."""
+    lower = np.tril(generator.uniform(size=(*batch, size, size)) - 0.5, -1)
+    return 0.5 + lower - np.swapaxes(lower, -1, -2)
+
+
+def random_problems(generator: np.random.Generator, number: int, size: int) -> tuple[Problem, Array]:
     """Random preferences and references, and logits of a policy to look at."""
-    keys = jax.random.split(key, 3)
-    ref_logp = log_softmax(jax.random.normal(keys[0], (number, size)))
-    logits = 1.5 * jax.random.normal(keys[2], (number, size))
-    return Problem(ref_logp=ref_logp, preference=random_preference(keys[1], size, (number,))), logits
+    ref_logp = jnp.asarray(normalised(generator.normal(size=(number, size))))
+    preference = jnp.asarray(random_preferences(generator, (number,), size))
+    logits = jnp.asarray(1.5 * generator.normal(size=(number, size)))
+    return Problem(ref_logp=ref_logp, preference=preference), logits
 
 
 # --- Nash-MD-PG: what its gradient is ----------------------------------------------------------------------------------
@@ -74,7 +80,7 @@ def gradients(settings: Settings) -> Runs:
     the baseline 1/2 over that without, opponent and response drawn.
     """
     beta, number, size = 0.1, settings.size(1000, 200), 8
-    problem, logits = random_problems(jax.random.key(settings.seed + 10), number, size)
+    problem, logits = random_problems(np.random.default_rng([settings.seed, 10]), number, size)
     errors: dict[str, list[np.ndarray]] = {"surrogate": [], "baseline": [], "mixture_kl": [], "variance": []}
     policy = np.exp(np.asarray(log_softmax(logits)))
     ratio = np.log(policy) - np.asarray(problem.ref_logp)
@@ -102,8 +108,8 @@ def gradients(settings: Settings) -> Runs:
 @functools.cache
 def sampled(settings: Settings) -> Runs:
     """Means of many single-group gradients with sampled opponents and 0/1 labels, in standard errors from the exact gradient."""
-    problem, logits = random_problems(jax.random.key(settings.seed + 11), 8, 6)
-    keys = jax.random.split(jax.random.key(settings.seed + 12), settings.size(100_000, 20_000))
+    problem, logits = random_problems(np.random.default_rng([settings.seed, 11]), 8, 6)
+    keys = jax.random.split(jax.random.key(settings.seed, impl="rbg"), settings.size(100_000, 20_000))
     hyper = {"beta": 0.1, "mixture": 0.25}
 
     @jax.jit
@@ -121,10 +127,10 @@ def sampled(settings: Settings) -> Runs:
 @functools.cache
 def moving_average(settings: Settings) -> Runs:
     """Nash-EMA-PG with exact gradients: divergences to the regularised Nash, of the policy and of its average."""
-    problem, _ = random_problems(jax.random.key(settings.seed + 13), settings.size(100, 30), 5)
+    problem, _ = random_problems(np.random.default_rng([settings.seed, 13]), settings.size(100, 30), 5)
     beta = 0.3
     run = fit("nash_ema_pg", problem, num_steps=6000, learning_rate=2.0, beta=beta, ema=0.98)
-    equilibrium = nash(PreferenceGame(preference=problem.preferences(), ref_logp=problem.ref_logp, tau=beta))
+    equilibrium = equilibria(np.asarray(problem.preferences()), np.asarray(problem.ref_logp), beta)
     start = kl(problem.ref_logp, equilibrium)
     assert run.anchor_logp is not None
     found = {"start": start, "policy": kl(run.logp, equilibrium), "average": kl(run.anchor_logp, equilibrium)}
@@ -133,41 +139,29 @@ def moving_average(settings: Settings) -> Runs:
 
 # --- tokens --------------------------------------------------------------------------------------------------------------
 
+Nodes = tuple[Array, ...]
 TOKEN_MIXTURES = np.linspace(0.0, 1.0, 9)
 
 
-def _flat(levels: tuple[Array, ...]) -> Array:
-    return jnp.concatenate([x.reshape(-1) for x in levels])
-
-
-@functools.partial(jax.jit, static_argnames=("tree", "number"))
-def _tree_runs(key: Array, tree: TokenTree, number: int) -> dict[str, Array]:
-    """One tree shape: relative errors of the two token gradients, and the two mixtures, on `number` random policies."""
+@functools.partial(jax.jit, static_argnames="tree")
+def _tree_runs(logits: Nodes, ref_logits: Nodes, preference: Array, tree: TokenTree) -> dict[str, Array]:
+    """One tree shape: relative errors of the two token gradients, and the two mixtures, on random policies."""
     beta = 0.3
 
-    def one(key: Array) -> dict[str, Array]:
-        keys = jax.random.split(key, 3)
-        logits, ref_logits = tree.random_logits(keys[0]), tree.random_logits(keys[1])
-        preference = random_preference(keys[2], tree.num_leaves)
+    def one(logits: Nodes, ref_logits: Nodes, preference: Array) -> dict[str, Array]:
         ref_logp, ref_tokens = tree.leaf_logp(ref_logits), tree.token_logp(ref_logits)
         opponent = sg(geometric_mixture(tree.leaf_logp(logits), ref_logp, 0.125))
         wins = preference @ jnp.exp(opponent)
 
-        def value(levels: tuple[Array, ...]) -> Array:
-            logp = tree.leaf_logp(levels)
-            return -((jnp.exp(logp) * wins).sum() - beta * kl(logp, ref_logp))
+        def losses(levels: Nodes) -> Array:
+            logp, tokens = tree.leaf_logp(levels), tree.token_logp(levels)
+            drawn = sg(jnp.exp(logp))
+            true = beta * kl(logp, ref_logp) - (jnp.exp(logp) * wins).sum()
+            to_go = nash_md_pg_token(tokens[:, None], ref_tokens[:, None], wins[:, None], beta=beta)
+            myopic = beta * kl_tokens_myopic(tokens, ref_tokens) - sg(wins - 0.5) * masked_sum(tokens, None)
+            return jnp.stack([true, (drawn * to_go).sum(), (drawn * myopic).sum()])
 
-        def to_go(levels: tuple[Array, ...]) -> Array:
-            tokens = tree.token_logp(levels)
-            each = nash_md_pg_token(tokens[:, None], ref_tokens[:, None], wins[:, None], beta=beta)
-            return (sg(jnp.exp(tree.leaf_logp(levels))) * each).sum()
-
-        def myopic(levels: tuple[Array, ...]) -> Array:
-            tokens = tree.token_logp(levels)
-            each = beta * kl_tokens_myopic(tokens, ref_tokens) - sg(wins - 0.5) * masked_sum(tokens, None)
-            return (sg(jnp.exp(tree.leaf_logp(levels))) * each).sum()
-
-        true, exact, short = (_flat(jax.grad(f)(logits)) for f in (value, to_go, myopic))
+        true, exact, short = jnp.concatenate([g.reshape((3, -1)) for g in jax.jacrev(losses)(logits)], -1)
         norm = jnp.linalg.norm(true)
 
         def mixtures(m: Array) -> tuple[Array, Array, Array, Array]:
@@ -192,7 +186,7 @@ def _tree_runs(key: Array, tree: TokenTree, number: int) -> dict[str, Array]:
             "mass": mass,
         }  # fmt: skip
 
-    return jax.vmap(one)(jax.random.split(key, number))
+    return jax.vmap(one)(logits, ref_logits, preference)
 
 
 def lengths(settings: Settings) -> tuple[int, ...]:
@@ -204,10 +198,12 @@ def lengths(settings: Settings) -> tuple[int, ...]:
 def trees(settings: Settings) -> Runs:
     """Token trees of three tokens and growing length: `to_go`, `myopic` `[lengths, policies]`, mixtures `[lengths, policies, 9]`."""
     number = settings.size(500, 200)
-    runs = [
-        _tree_runs(jax.random.key(settings.seed + 20 + t), TokenTree(vocab_size=3, length=t), number)
-        for t in lengths(settings)
-    ]
+    runs = []
+    for length in lengths(settings):
+        generator = np.random.default_rng([settings.seed, 20, length])
+        draw = lambda: tuple(jnp.asarray(generator.normal(size=(number, 3**t, 3))) for t in range(length))  # noqa: B023
+        preference = jnp.asarray(random_preferences(generator, (number,), 3**length))
+        runs.append(_tree_runs(draw(), draw(), preference, TokenTree(vocab_size=3, length=length)))
     return {name: np.stack([np.asarray(run[name]) for run in runs]) for name in runs[0]}
 
 
@@ -217,16 +213,23 @@ PROMPTS, RESPONSES, FEATURES = 8, 10, 12
 CURVE_BETA = 0.05
 
 
-def worlds(settings: Settings) -> tuple[Array, Array, Array]:
-    """Random cyclic preferences `[seeds, prompts, A, A]`, references `[seeds, prompts, A]` and shared features."""
-    keys = jax.random.split(jax.random.key(settings.seed + 30), 3)
-    seeds = settings.size(64, 16)
-    preference = random_preference(keys[0], RESPONSES, (seeds, PROMPTS))
-    ref_logp = log_softmax(jax.random.normal(keys[1], (seeds, PROMPTS, RESPONSES)))
-    return preference, ref_logp, jax.random.normal(keys[2], (seeds, PROMPTS, RESPONSES, FEATURES))
+def worlds(settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Random cyclic preferences `[seeds, prompts, A, A]`, references `[seeds, prompts, A]` and features `[2, seeds, prompts, A, D]`.
+
+    The first features are one for each prompt and response, which makes the log-linear policy a table; the second are shared.
+    """
+    generator = np.random.default_rng([settings.seed, 30])
+    seeds, table = settings.size(64, 16), PROMPTS * RESPONSES
+    preference = random_preferences(generator, (seeds, PROMPTS), RESPONSES)
+    ref_logp = normalised(generator.normal(size=(seeds, PROMPTS, RESPONSES)))
+    features = np.zeros((2, seeds, PROMPTS, RESPONSES, table))
+    features[0] = np.eye(table).reshape((PROMPTS, RESPONSES, table))
+    features[1, ..., :FEATURES] = generator.normal(size=(seeds, PROMPTS, RESPONSES, FEATURES))
+    return preference, ref_logp, features
 
 
-def judged(policies: Array, preference: Array, ref_logp: Array) -> Runs:
+@jax.jit
+def _judged(policies: Array, preference: Array, ref_logp: Array) -> dict[str, Array]:
     """Policies `[seeds, mixtures, prompts, A]` in the eyes of three judges, averaged over prompts: `[seeds, mixtures]`.
 
     `win_rate`: mean probability of beating the other mixtures' policies of the same seed, true preferences, no KL.
@@ -236,13 +239,32 @@ def judged(policies: Array, preference: Array, ref_logp: Array) -> Runs:
     p = jnp.exp(policies)
     table = jnp.einsum("smxa,sxab,snxb->smn", p, preference, p) / PROMPTS
     others = len(MIXTURES) - 1
-    found = {
+    return {
         "table": table,
         "win_rate": (table.sum(-1) - 0.5) / others,
         "regularised": duality_gap(game, policies).mean(-1),
         "original": original_gap(game, policies).mean(-1),
     }
-    return {name: np.asarray(x) for name, x in found.items()}
+
+
+def judged(policies: Array, preference: Array, ref_logp: Array) -> Runs:
+    """`_judged` as NumPy arrays."""
+    return {name: np.asarray(x) for name, x in _judged(policies, preference, ref_logp).items()}
+
+
+def optima(preference: np.ndarray, ref_logp: np.ndarray) -> np.ndarray:
+    """The exact optimum of Nash-MD-PG at each mixture m, `[seeds, mixtures, prompts, A]`.
+
+    The best response to the opponent it has there, which is the Nash at beta / (1 - m); at m = 1 the reference.
+    """
+    shape = (len(preference), len(MIXTURES) - 1, PROMPTS, RESPONSES)
+    games = np.broadcast_to(preference[:, None], (*shape, RESPONSES)).reshape((-1, RESPONSES, RESPONSES))
+    references = np.broadcast_to(ref_logp[:, None], shape)
+    tau = np.broadcast_to((CURVE_BETA / (1 - MIXTURES[:-1]))[:, None], shape[:-1])
+    inner = equilibria(games, references.reshape((-1, RESPONSES)), tau.reshape(-1)).reshape(shape)
+    rivals = np.concatenate([inner, ref_logp[:, None]], 1)
+    wins = np.einsum("sxab,smxb->smxa", preference - 0.5, np.exp(rivals))
+    return normalised(ref_logp[:, None] + wins / CURVE_BETA)
 
 
 @functools.cache
@@ -254,34 +276,23 @@ def curves(settings: Settings) -> dict[str, Runs]:
     300 steps of rate 2 (tables) or 0.2 (features), 16 draws a prompt and step, the last policy is judged, every seed is kept.
     """
     preference, ref_logp, features = worlds(settings)
-    seeds = preference.shape[0]
     mixtures = jnp.asarray(MIXTURES)
-    keys = jax.random.split(jax.random.key(settings.seed + 31), (2, seeds))
+    # A generator that compiles in a quarter of the time; the nine mixtures of a seed see the same random numbers.
+    keys = jax.random.split(jax.random.key(settings.seed, impl="rbg"), len(preference))
 
-    def exact(preference: Array, ref_logp: Array, key: Array, features: Array, mixture: Array) -> Array:
-        return mixture_equilibrium(preference, ref_logp, CURVE_BETA, mixture)
-
-    def trained(preference: Array, ref_logp: Array, key: Array, features: Array, mixture: Array) -> Array:
-        problem = Problem(ref_logp=ref_logp, preference=preference)
-        return fit(
-            "nash_md_pg", problem, num_steps=300, learning_rate=2.0, key=key, batch_size=16, hard_labels=True,
-            beta=CURVE_BETA, mixture=mixture,
-        ).logp  # fmt: skip
-
-    def shared(preference: Array, ref_logp: Array, key: Array, features: Array, mixture: Array) -> Array:
-        problem = Problem(ref_logp=ref_logp, preference=preference)
+    def train(preference: Array, ref_logp: Array, key: Array, features: Array, rate: Array, mixture: Array) -> Array:
         policy = LogLinearPolicy(features, ref_logp)
         return fit(
-            "nash_md_pg", problem, num_steps=300, learning_rate=0.2, key=key, batch_size=16, hard_labels=True,
-            policy=policy.logp, init_params=policy.zeros(), beta=CURVE_BETA, mixture=mixture,
+            "nash_md_pg", Problem(ref_logp=ref_logp, preference=preference), num_steps=300, learning_rate=rate, key=key,
+            batch_size=16, hard_labels=True, policy=policy.logp, init_params=policy.zeros(), beta=CURVE_BETA, mixture=mixture,
         ).logp  # fmt: skip
 
-    found = {}
-    for name, run, key in (("exact", exact, keys[0]), ("sampled", trained, keys[0]), ("shared", shared, keys[1])):
-        over_mixtures = jax.vmap(run, (None, None, None, None, 0))
-        policies = jax.jit(jax.vmap(over_mixtures, (0, 0, 0, 0, None)))(preference, ref_logp, key, features, mixtures)
-        found[name] = judged(policies, preference, ref_logp)
-    return found
+    trained = jax.jit(jax.vmap(jax.vmap(train, (None,) * 5 + (0,)), (0, 0, 0, 0, None, None)))
+    return {
+        "exact": judged(optima(preference, ref_logp), preference, ref_logp),
+        "sampled": judged(trained(preference, ref_logp, keys, features[0], 2.0, mixtures), preference, ref_logp),
+        "shared": judged(trained(preference, ref_logp, keys, features[1], 0.2, mixtures), preference, ref_logp),
+    }
 
 
 def margin(scores: np.ndarray) -> np.ndarray:
