@@ -70,6 +70,7 @@ nav ul { list-style: none; margin: .5rem 0; padding: 0; }
 nav li { padding: .55rem 0; border-top: 1px solid var(--line); }
 nav li:last-child { border-bottom: 1px solid var(--line); }
 section.paper { padding: 2.5rem 0 1rem; border-top: 1px solid var(--line); margin-top: 2rem; }
+section.paper:first-child { margin-top: 0; border-top: 0; padding-top: 1rem; }
 .figures {
   display: grid; gap: 1.25rem; grid-template-columns: minmax(0, 1fr); grid-auto-flow: dense; align-items: start;
 }
@@ -156,8 +157,8 @@ def formula(latex: str) -> str:
     converted = mathml(latex)
     label = html.escape(latex, quote=True)
     if converted is None:
-        return f'<div class="scroll" tabindex="0" role="group" aria-label="formula"><code>{label}</code></div>'
-    return f'<div class="scroll" tabindex="0" role="group" aria-label="formula">{converted}</div>'
+        return f'<div class="scroll"><code>{label}</code></div>'
+    return f'<div class="scroll">{converted}</div>'
 
 
 _SPACED = re.compile(r"(?<!<msub>)(?<!<msup>)(?<!subsup>)(<mi>(?:exp|log|ln|sin|cos|tanh)</mi>)(?=<m(?:i|su|frac))")
