@@ -145,12 +145,12 @@ def train(run: Run, *, on_step: Callable[[dict[str, Any]], None] | None = None) 
             losses.append(row["loss"])
             if on_step is not None:
                 on_step(plain)
-            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-                what = "loss" if not math.isfinite(row["loss"]) else "gradient norm"
-                raise FailedRun(
-                    f"the {what} is {row['loss' if what == 'loss' else 'grad_norm']} at step {count}; a smaller --lr may "
-                    f"help. The metrics so far are in {run.out / 'metrics.jsonl'}"
-                )
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(row[name]):
+                    raise FailedRun(
+                        f"{name} is {row[name]} at step {count}; a smaller --lr may help. "
+                        f"The metrics so far are in {run.out / 'metrics.jsonl'}"
+                    )
     save_params(run.out / "params", state)
     return {
         "method": run.method.name,

@@ -4,6 +4,7 @@ Every parameter is declared with the logical names of its axes; `logical_axes` r
 them to a mesh. Log-probabilities are made in `scoring`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,6 +55,18 @@ def rotate(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], base: float
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
 
 
+def attend(q: Array, k: Array, v: Array, keep: Bool[Array, "B T"]) -> Float[Array, "B T N H"]:
+    """Causal softmax attention over the keys that `keep` lets be seen."""
+    seen = keep[:, None, None, :]
+    if q.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(q, k, v, mask=seen, is_causal=True)
+    # JAX's own takes its softmax in float32 whatever it is given; double precision is for checks, and has to be double.
+    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k) / q.shape[-1] ** 0.5
+    seen = seen & jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    weights = jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(scores.dtype).min))
+    return jnp.einsum("BNTS,BSNH->BTNH", weights, v)
+
+
 class Attention(nn.Module):
     """Causal attention; padded keys are seen by nobody."""
 
@@ -68,7 +81,7 @@ class Attention(nn.Module):
             for name in ("query", "key", "value")
         )
         q, k = rotate(q, positions, c.rope_base), rotate(k, positions, c.rope_base)
-        mixed = jax.nn.dot_product_attention(q, k, v, mask=keep[:, None, None, :], is_causal=True)
+        mixed = attend(q, k, v, keep)
         out = _param(self, "out", _normal(c.d_model), (c.num_heads, c.head_dim, c.d_model), ("heads", "head", "embed"))
         return jnp.einsum("BTNH,NHD->BTD", mixed, out)
 
@@ -134,9 +147,14 @@ def _boxed(config: DecoderConfig, key: Array) -> Params:
     return Decoder(config).init(key, one, one == 0)["params"]
 
 
+@functools.partial(jax.jit, static_argnames="config")
+def _init(config: DecoderConfig, key: Array) -> Params:
+    return nn.meta.unbox(_boxed(config, key))
+
+
 def init(config: DecoderConfig, key: Array) -> Params:
     """Random parameters: a nested dict of arrays."""
-    return nn.meta.unbox(_boxed(config, key))
+    return _init(config, key)
 
 
 def logical_axes(config: DecoderConfig) -> Mapping[str, Any]:

@@ -1,0 +1,161 @@
+"""The sharded step: equal on every mesh, right at step 0, going down; and which methods a file can feed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+import alignjax
+from alignjax import lm
+from tpu.mesh import make_mesh
+from tpu.partition import RULES, spec
+from tpu.train_step import as_read, check_method, init_state, loss_hyperparameters, make_train_step, mean_loss
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "tpu" / "examples"
+CONFIG = lm.DecoderConfig(d_model=16, d_mlp=16, num_layers=1, num_heads=2, max_length=64)
+ADAM = optax.adam(1e-2, eps=1e-3)  # the large eps keeps tiny gradients from becoming updates of full size
+
+
+def example(method: str, num: int = 8) -> dict[str, Any]:
+    file = "pairs.jsonl" if method == "dpo" else "sampled.jsonl"
+    data = lm.read_preferences(EXAMPLES / file, max_length=64)
+    return as_read(alignjax.methods[method], next(data.batches(num)))
+
+
+def two_steps(method: str, mesh: str) -> tuple[Any, Any]:
+    """Metrics of both steps, and the last state; step 1 is no longer at the reference."""
+    record, where, batch = alignjax.methods[method], make_mesh(mesh), example(method)
+    state, reference = init_state(CONFIG, ADAM, jax.random.key(0), where)
+    step = make_train_step(CONFIG, record, loss_hyperparameters(record, {}), ADAM, where, batch)
+    state, first = step(state, reference, batch)
+    state, second = step(state, reference, batch)
+    return jax.device_get((first, second)), state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "nash_md_pg"])
+def test_every_mesh_gives_the_same_step(method: str) -> None:
+    metrics, plain = two_steps(method, "data=1")
+    assert int(plain.step) == 2
+    meshes = ("data=8", "data=4,tensor=2", "fsdp=8") if method == "dpo" else ("data=4,tensor=2",)
+    for mesh in meshes:
+        sharded_metrics, sharded = two_steps(method, mesh)
+        for got, wanted in zip(sharded_metrics, metrics, strict=True):
+            assert got.keys() == wanted.keys()
+            for name in wanted:
+                np.testing.assert_allclose(got[name], wanted[name], rtol=1e-5, atol=1e-6, err_msg=f"{mesh} {name}")
+        # The moments of Adam are the gradients, so these compare gradients, parameters and everything else.
+        paths, wanted_leaves = zip(*jax.tree_util.tree_leaves_with_path(plain), strict=True)
+        for path, got, wanted in zip(paths, jax.tree.leaves(sharded), wanted_leaves, strict=True):
+            scale = np.abs(np.asarray(wanted)).max()
+            label = f"{mesh} {jax.tree_util.keystr(path)}"
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5 * scale, err_msg=label)
+        assert len({d for leaf in jax.tree.leaves(sharded.params) for d in leaf.sharding.device_set}) == 8
+        if mesh != "data=8":
+            assert not sharded.params["embedding"].sharding.is_fully_replicated
+            assert sharded.optimiser[0].mu["embedding"].sharding == sharded.params["embedding"].sharding
+
+
+def test_step_0_is_the_reference_and_the_loss_goes_down() -> None:
+    """DPO at policy = reference: loss log 2, rewards 0, no accuracy yet. Then 30 steps on one batch."""
+    method, mesh, batch = alignjax.methods["dpo"], make_mesh("data=1"), example("dpo")
+    state, reference = init_state(CONFIG, ADAM, jax.random.key(0), mesh)
+    before = jax.device_get(reference)
+    step = make_train_step(CONFIG, method, {"beta": 0.1}, ADAM, mesh, batch)
+    state, first = step(state, reference, batch)
+    np.testing.assert_allclose(first["loss"], np.log(2), rtol=1e-6)
+    for name in ("rewards/chosen", "rewards/rejected", "rewards/margins"):
+        np.testing.assert_allclose(first[name], 0, atol=1e-5)
+    for _ in range(30):
+        state, last = step(state, reference, batch)
+    assert last["loss"] < 0.5 * first["loss"] and last["rewards/accuracies"] == 1
+    np.testing.assert_allclose(
+        last["rewards/margins"], last["rewards/chosen"] - last["rewards/rejected"], rtol=1e-4, atol=1e-5
+    )
+    jax.tree.map(np.testing.assert_array_equal, reference, before)
+
+
+@pytest.mark.slow
+def test_metrics_of_sampled_pairs_follow_the_preference() -> None:
+    """The chosen response is the likelier winner, in whichever place it stands."""
+    batch = example("nash_md_pg")
+    method, hyper = alignjax.methods["nash_md_pg"], {"beta": 0.1}
+    policy, reference = (lm.init(CONFIG, key) for key in jax.random.split(jax.random.key(0)))
+    there = lambda b: mean_loss(CONFIG, method, hyper, policy, reference, b)
+    exchanged = {name: array[:, ::-1] for name, array in batch.items()}
+    exchanged["preference"] = batch["preference"][:, ::-1, ::-1]
+    (loss, metrics), (other_loss, other_metrics) = there(batch), there(exchanged)
+    np.testing.assert_allclose(loss, other_loss, rtol=1e-5)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, other_metrics[name], rtol=1e-4, err_msg=name)
+    first = batch["preference"][:, 0, 1] > 0.5
+    assert 0 < first.sum() < len(first)  # both orders are there
+    scored = lm.token_logps(CONFIG, policy, batch["tokens"], batch["loss_mask"], batch["attention_mask"]).sum(-1)
+    np.testing.assert_allclose(metrics["logps/chosen"], np.where(first, *scored.T).mean(), rtol=1e-5)
+
+
+def test_every_method_that_a_file_can_feed_is_fed() -> None:
+    """Traced on the sampled file, which has every feedback column; the one method that is refused says why."""
+    params = jax.eval_shape(lambda: lm.init(CONFIG, jax.random.key(0)))
+    fed = []
+    for name, method in alignjax.methods.items():
+        batch = example(name)
+        if method.anchor_update is not None:
+            with pytest.raises(ValueError, match=f"{name} plays against an anchor that moves"):
+                check_method(method, batch, 2)
+            continue
+        check_method(method, batch, 2)
+        loss, metrics = jax.eval_shape(
+            lambda p, b, m=method: mean_loss(CONFIG, m, loss_hyperparameters(m, {}), p, p, b), params, batch
+        )
+        assert loss.shape == () and all(value.shape == () for value in metrics.values())
+        fed.append(name)
+    assert {"dpo", "ipo", "hinge", "cdpo", "robust_dpo", "f_dpo", "slic"} <= set(fed)
+    assert {"nash_md_pg", "nash_md_pg_token", "reinforce", "rloo", "grpo", "dr_grpo", "ppo"} <= set(fed)
+
+
+def test_the_law_of_a_spec() -> None:
+    mesh = make_mesh("data=2,fsdp=2,tensor=2")
+    assert spec(("prompt", "response", "time"), (8, 2, 5), mesh) == PartitionSpec(("data", "fsdp"), None, None)
+    assert spec(("vocab", "embed"), (264, 16), mesh) == PartitionSpec(("tensor",), ("fsdp",))
+    assert spec(("mlp", "vocab"), (4, 3), mesh) == PartitionSpec(("tensor",), None)  # a mesh axis is used once
+    assert spec(("prompt",), (3,), make_mesh("data=1")) == PartitionSpec(None)
+    assert RULES["response"] == ()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: spec(("prompt", "time"), (6, 3), m, name="tokens"),
+         r"tokens: axis 'prompt' of size 6 cannot be split evenly over data=4 \(4 devices\)"),
+        (lambda m: spec(("prompts",), (8,), m), "unknown logical axis 'prompts'; did you mean 'prompt'"),
+        (lambda m: spec(("prompt",), (8, 2), m), "has 2 dimensions, but axes"),
+        (lambda m: make_mesh("data=3,tensor=3"), "mesh data=3,tensor=3 needs 9 devices, but there are 8"),
+        (lambda m: make_mesh("dta=2"), "unknown mesh axis 'dta'; did you mean 'data'"),
+        (lambda m: make_mesh("data=0"), "must look like data=4,tensor=2, with sizes >= 1; got 'data=0'"),
+        (lambda m: make_mesh("data"), "got 'data'"),
+        (lambda m: make_mesh("data=2,data=2"), "names the axis 'data' twice"),
+        (lambda m: make_mesh({"data": 2.0}), "mesh axis data must be an integer >= 1"),
+        (lambda m: make_train_step(CONFIG, alignjax.methods["dpo"], {}, ADAM, m, example("dpo", 6)),
+         "axis 'prompt' of size 6 cannot be split evenly over data=4"),
+        (lambda m: init_state(CONFIG, ADAM, jax.random.key(0), make_mesh("tensor=4")),
+         r"\['key'\]: axis 'heads' of size 2 cannot be split evenly over tensor=4"),
+        (lambda m: check_method(alignjax.methods["dpo"], (), 3), "dpo needs 2 responses to a prompt; the data have 3"),
+        (lambda m: check_method(alignjax.methods["rloo"], ("reward",), 1), "rloo needs at least 2 responses"),
+        (lambda m: check_method(alignjax.methods["nash_md_pg"], (), 2),
+         "nash_md_pg reads win_rate: the data lack the column 'preference'"),
+        (lambda m: check_method(alignjax.methods["grpo"], ("win_rate",), 2),
+         "grpo reads reward: the data lack the column 'rewards'"),
+        (lambda m: loss_hyperparameters(alignjax.methods["nash_md_pg"], {"mixture": 0.5}),
+         "mixture belongs to a law that nash_md_pg draws from"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(make_mesh("data=4,tensor=2"))
