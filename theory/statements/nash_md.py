@@ -86,12 +86,18 @@ def constant_step_fixed_point(
 
 
 def steps_by_hand(
-    game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, sign: float = 1.0, factor: float = 1.0, stale: float = 0.0
+    game: PreferenceGame,
+    equilibrium: Law,
+    logp: Law,
+    step: Array,
+    *,
+    sign: float = 1.0,
+    factor: float = 1.0,
+    stale: float = 0.0,
 ) -> Array:
     r"""pi_{t+1} ~ pi_t^{1 - h tau} ref^{h tau} e^{h P(y > opponent)}; opponents: the mixture, the policy, the reference, pi^{1-m} ref^m."""
-    h = 0.97 * step
-    weight = factor * h * game.tau * 0.5 + (1 - factor) * 0.1
-    h = 0.5 * h
+    h = 0.5 * step
+    weight = factor * h * game.tau
     centre = definitions.mixture(logp, game.ref_logp, weight)
     eighth = definitions.mixture(logp, game.ref_logp, 0.125)
 
@@ -117,7 +123,9 @@ def solve_is_a_loop(
         score = sign * factor * 0.3 * step * definitions.win_rate(game.preference, rows[-1])
         rows.append(definitions.normalised(centre + score))
     gap = definitions.duality_gap(game.preference, game.ref_logp, game.tau, rows[-1])
-    return both(equal(jnp.exp(found.trajectory), jnp.exp(jnp.stack(rows))), equal(found.gap, gap), equal(found.logp, rows[-1]))
+    return both(
+        equal(jnp.exp(found.trajectory), jnp.exp(jnp.stack(rows))), equal(found.gap, gap), equal(found.logp, rows[-1])
+    )
 
 
 # --- policy gradients ---------------------------------------------------------------------------------------------------
@@ -163,7 +171,9 @@ def policy_gradient_against_the_anchor(
     free = methods["nash_ema_pg"].optimum(Problem(ref_logp=problem.ref_logp, preference=problem.preference), beta=beta)
     moved = ema_of_parameters({"w": jnp.ones(2)}, {"w": 3 * jnp.ones(2)}, ema=0.9)
     return both(
-        equal(population_grad("nash_ema_pg", held, logits, beta=beta), -sign * _ascent(problem, logits, beta, opponent)),
+        equal(
+            population_grad("nash_ema_pg", held, logits, beta=beta), -sign * _ascent(problem, logits, beta, opponent)
+        ),
         equal(jnp.exp(optimum), jnp.exp(response)),
         equal(jnp.exp(free), jnp.exp(definitions.best_response(problem.preference, problem.ref_logp, beta, free))),
         equal(moved["w"], keep + 3 * (1 - keep)),
@@ -179,7 +189,14 @@ def tree_problem(key: Array) -> tuple[Any, Any, Array, Array]:
 
 
 def token_gradient_is_the_sequence_gradient(
-    logits: Any, ref_logits: Any, table: Array, beta: Array, *, sign: float = 1.0, factor: float = 1.0, myopic: float = 0.0
+    logits: Any,
+    ref_logits: Any,
+    table: Array,
+    beta: Array,
+    *,
+    sign: float = 1.0,
+    factor: float = 1.0,
+    myopic: float = 0.0,
 ) -> Array:
     r"""nash_md_pg_token, token by token with the reward-to-go of the KL, has the gradient of P(pi > sg[opponent]) - beta KL.
 
@@ -199,7 +216,10 @@ def token_gradient_is_the_sequence_gradient(
     def short(z: Any) -> Array:
         prefix = jnp.exp(definitions.softmax_of(logits[0][0]))
         first = definitions.kl(definitions.softmax_of(z[0][0]), definitions.softmax_of(ref_logits[0][0]))
-        rest = [definitions.kl(definitions.softmax_of(a), definitions.softmax_of(b)) for a, b in zip(z[1], ref_logits[1], strict=True)]
+        rest = [
+            definitions.kl(definitions.softmax_of(a), definitions.softmax_of(b))
+            for a, b in zip(z[1], ref_logits[1], strict=True)
+        ]
         return definitions.wins(table, sequence_logp(z), opponent) - beta * (first + jnp.sum(prefix * jnp.stack(rest)))
 
     exact = pick(myopic, flat(jax.grad(short)(logits)), flat(jax.grad(value)(logits)))

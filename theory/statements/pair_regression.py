@@ -31,7 +31,9 @@ def minimiser_is_the_mean_target(problem: Problem, logits: Logits, beta: Array, 
     return equal(beta * population_grad("ipo", problem, optimum, beta=beta), 0.0)
 
 
-def gradient_on_logits(problem: Problem, logits: Logits, beta: Array, *, factor: float = 4.0, centre: float = 1.0) -> Array:
+def gradient_on_logits(
+    problem: Problem, logits: Logits, beta: Array, *, factor: float = 4.0, centre: float = 1.0
+) -> Array:
     r"""dL / dtheta_y = 4 nu(y) (x(y) - E_nu x - E_{y' ~ nu} t(y, y')): the softmax normaliser cancels."""
     preference, law = _parts(problem)
     nu = jnp.exp(law)

@@ -30,7 +30,9 @@ def pair_of_responses(key: Array) -> tuple[Pair, Pair, Array, Array, Array]:
 
 def _evaluate(name: str, logp: Pair, ref_logp: Pair, p: Array, **hyper: Any) -> tuple[Array, Array]:
     """The library's loss with a preference, and without one (response 0 is then the chosen one)."""
-    table = jnp.array([[0.5, 0.0], [0.0, 0.5]]) + p * jnp.array([[0, 1], [0, 0]]) + (1 - p) * jnp.array([[0, 0], [1, 0]])
+    table = (
+        jnp.array([[0.5, 0.0], [0.0, 0.5]]) + p * jnp.array([[0, 1], [0, 0]]) + (1 - p) * jnp.array([[0, 0], [1, 0]])
+    )
     soft = methods[name](Samples(logp=logp, ref_logp=ref_logp, preference=table), **hyper)
     hard = methods[name](Samples(logp=logp, ref_logp=ref_logp), **hyper)
     return soft, hard
@@ -221,7 +223,9 @@ def f_dpo_minimiser(
     )
 
 
-def reward_shift_is_harmless(problem: Problem, logits: Logits, beta: Array, *, shift: float = 0.7, tilt_by: float = 0.0) -> Array:
+def reward_shift_is_harmless(
+    problem: Problem, logits: Logits, beta: Array, *, shift: float = 0.7, tilt_by: float = 0.0
+) -> Array:
     r"""r -> r + c changes neither losses nor optima of methods on pairs."""
     assert problem.reward is not None
     moved = Problem(

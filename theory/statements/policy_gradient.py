@@ -113,7 +113,11 @@ def off_policy(key: Array) -> tuple[Problem, Logits, Array]:
     problem, logits, beta = instances.smooth_problem(key, 3)
     assert isinstance(problem.sampler_logp, tuple)
     old = definitions.normalised(logits + 0.5 * problem.sampler_logp[0])
-    return Problem(ref_logp=problem.ref_logp, reward=problem.reward, sampler_logp=old, value=jnp.asarray(0.2)), logits, beta
+    return (
+        Problem(ref_logp=problem.ref_logp, reward=problem.reward, sampler_logp=old, value=jnp.asarray(0.2)),
+        logits,
+        beta,
+    )
 
 
 def ppo_is_clipped(
@@ -205,13 +209,21 @@ def losses_of_a_group(
 
 
 def pieces(
-    logp: Group, ref_logp: Group, reward: Group, mask: Array, *, factor: float = 1.0, sign: float = 1.0, every: float = 0.0
+    logp: Group,
+    ref_logp: Group,
+    reward: Group,
+    mask: Array,
+    *,
+    factor: float = 1.0,
+    sign: float = 1.0,
+    every: float = 0.0,
 ) -> Array:
     r"""point, listwise, field, residual and the links, written out with and without a mask."""
     kept = pick(every, jnp.ones(4), mask.astype(reward.dtype))
     label = (ref_logp > logp).astype(reward.dtype)
     pointwise = sum(
-        kept[i] * definitions.minus_log_sigmoid(sign * jnp.where(label[i] > 0, 1, -1) * (reward[i] - 0.2)) for i in range(4)
+        kept[i] * definitions.minus_log_sigmoid(sign * jnp.where(label[i] > 0, 1, -1) * (reward[i] - 0.2))
+        for i in range(4)
     ) / jnp.sum(kept)
     target = jnp.array([0.4, 0.3, 0.2, 0.1])
     weights = kept * jnp.exp(reward)
@@ -220,7 +232,10 @@ def pieces(
     return both(
         equal(equations.point(reward, label, equations.logistic, 0.2, mask), pointwise),
         equal(equations.listwise(reward, target, mask), cross),
-        equal(equations.listwise(reward, target), -factor * jnp.sum(target * jnp.log(jnp.exp(reward) / jnp.exp(reward).sum()))),
+        equal(
+            equations.listwise(reward, target),
+            -factor * jnp.sum(target * jnp.log(jnp.exp(reward) / jnp.exp(reward).sum())),
+        ),
         equal(equations.field(logp, reward, mask), surrogate),
         equal(equations.residual(logp, reward[0], ref_logp), factor * (logp + reward[0] - ref_logp) ** 2),
         equal(equations.hinge(reward, at=0.5), jnp.where(reward < 0.5, 0.5 - sign * reward, 0.0)),
