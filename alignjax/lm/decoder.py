@@ -125,7 +125,7 @@ class Decoder(nn.Module):
             _param(self, "unembedding", init, shape, axes)
         # Positions count attended tokens, so that padding on the left moves nothing.
         positions = jnp.maximum(jnp.cumsum(keep, -1) - 1, 0)
-        x = jnp.take(embedding, jnp.where(keep, tokens, 0), axis=0, mode="clip")
+        x = jnp.take(embedding, tokens, axis=0, mode="clip")  # padding may hold any id
         for layer in range(c.num_layers):
             x = Block(c, name=f"layer_{layer}")(x, positions, keep)
         return RMSNorm(c, name="norm")(x)

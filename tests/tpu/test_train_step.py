@@ -32,6 +32,7 @@ def two_steps(method: str, mesh: str) -> tuple[Any, Any]:
     """Metrics of both steps, and the last state; step 1 is no longer at the reference."""
     record, where, batch = alignjax.methods[method], make_mesh(mesh), example(method)
     state, reference = init_state(CONFIG, ADAM, jax.random.key(0), where)
+    assert state.params["embedding"].sharding.is_fully_replicated == ("fsdp" not in mesh and "tensor" not in mesh)
     step = make_train_step(CONFIG, record, loss_hyperparameters(record, {}), ADAM, where, batch)
     state, first = step(state, reference, batch)
     state, second = step(state, reference, batch)
