@@ -1,4 +1,6 @@
-"""What is audited: anyone's function brought to one form, arrays by `Samples` field name in, one value per prompt out."""
+"""What is audited: anyone's function brought to one form, arrays by `Samples` field name in, one value per prompt
+out.
+"""
 
 import dataclasses
 import functools
@@ -53,8 +55,8 @@ class Subject:
     sampler: Law
     method: Method | None = None
     """The record, if the subject is a method of ours."""
-    style: str = "fields"
-    """"four" for a trainer's four-array loss."""
+    with_hyper: Callable[[Mapping[str, Any]], Callable[[Arrays], Array]] = lambda hyper: _cannot(hyper)
+    """hyperparameters -> `raw` with them."""
 
     @functools.cached_property
     def rows(self) -> Callable[[Arrays], Array]:
@@ -98,6 +100,10 @@ class Subject:
             no_optimum="audited, not known",
             source=Source("the user", 0, "", "", venue=self.name),
         )
+
+
+def _cannot(hyper: Mapping[str, Any]) -> Callable[[Arrays], Array]:
+    raise AuditError(f"the hyperparameters of this loss cannot be changed to {dict(hyper)}")
 
 
 def _desirable(problem: Any, logp: Array) -> Array:
@@ -161,6 +167,12 @@ def _as_loss(subject: Subject) -> Callable[..., Array]:
     return token_group
 
 
+def rescaled(subject: Subject, factor: float) -> Subject:
+    """The same loss with its `beta` multiplied by a factor."""
+    hyper = {**subject.hyper, "beta": factor * subject.hyper["beta"]}
+    return dataclasses.replace(subject, hyper=hyper, raw=subject.with_hyper(hyper), method=None)
+
+
 def load(path: str) -> Any:
     """The object behind `package.module:name`, or a method's key. Raises AuditError with what is allowed."""
     from alignjax.registry import METHODS
@@ -193,7 +205,9 @@ def subject_of(
     hyper: Mapping[str, Any] | None = None,
     sampler: Law | str | None = None,
 ) -> Subject:
-    """Bring a method, a method's key, a path or a function to one form; the kind is read from the signature if it can be."""
+    """Bring a method, a method's key, a path or a function to one form; the kind is read from the signature if it can
+    be.
+    """
     if isinstance(loss, str):
         loss = load(loss)
     if kind is not None and kind not in KINDS:
@@ -212,7 +226,6 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
         merged = method.hyperparameters(hyper)
     except (TypeError, ValueError) as error:
         raise AuditError(str(error)) from error
-    own = method.own(method.loss, merged)
     if kind is None:
         if "token_logp" in method.reads:
             kind = "token_group"
@@ -222,14 +235,25 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
             kind = "pair" if method.num_responses == 2 else "group"
     feedback = "win_rate" if "win_rate" in method.reads else "reward"
 
-    def raw(arrays: Arrays) -> Array:
-        given = dict(arrays)
-        if "reward" in given and feedback == "win_rate":
-            # A win-rate is a feedback in [0, 1] that enters as the reward of the response.
-            given["win_rate"] = given["reward"]
-        return method.evaluate(given, own)
+    def with_hyper(hyper: Mapping[str, Any]) -> Callable[[Arrays], Array]:
+        def raw(arrays: Arrays) -> Array:
+            given = dict(arrays)
+            if "reward" in given and feedback == "win_rate":
+                # A win-rate is the feedback of a response, as a reward is.
+                given["win_rate"] = given["reward"]
+            return method.evaluate(given, method.own(method.loss, hyper))
 
-    return Subject(name=method.name, kind=kind, raw=raw, hyper=merged, sampler=method.sampler, method=method)
+        return raw
+
+    return Subject(
+        name=method.name,
+        kind=kind,
+        raw=with_hyper(merged),
+        hyper=merged,
+        sampler=method.sampler,
+        method=method,
+        with_hyper=with_hyper,
+    )
 
 
 def _subject_of_function(
@@ -262,23 +286,27 @@ def _subject_of_function(
     names = [p.name for p in arrays][: len(fields)]
     by_name = set(names) == set(fields)
 
-    def raw(given: Arrays) -> Array:
-        if style == "four":
-            logp, ref = given["logp"], given["ref_logp"]
-            values = dict(zip(FOUR, (logp[..., 0], logp[..., 1], ref[..., 0], ref[..., 1]), strict=True))
-        else:
-            values = {field: given[field] for field in fields}
-        ordered = [values[n] for n in names] if by_name else [values[field] for field in fields]
-        out = function(*ordered, **hyper)
-        return out[0] if isinstance(out, tuple | list) else out
+    def with_hyper(hyper: Mapping[str, Any]) -> Callable[[Arrays], Array]:
+        def raw(given: Arrays) -> Array:
+            if style == "four":
+                logp, ref = given["logp"], given["ref_logp"]
+                values = dict(zip(FOUR, (logp[..., 0], logp[..., 1], ref[..., 0], ref[..., 1]), strict=True))
+            else:
+                values = {field: given[field] for field in fields}
+            ordered = [values[n] for n in names] if by_name else [values[field] for field in fields]
+            out = function(*ordered, **hyper)
+            return out[0] if isinstance(out, tuple | list) else out
+
+        return raw
 
     law: Any = {"policy": laws.policy, "reference": laws.reference, "uniform": laws.uniform, "data": laws.data}
     if isinstance(sampler, str):
         if sampler not in law:
             raise AuditError(f"sampler must be one of {', '.join(law)}, got {sampler!r}")
         sampler = law[sampler]
-    chosen = sampler or (laws.data if kind in ("pair", "point") else laws.policy)
-    return Subject(name=name, kind=kind, raw=raw, hyper=hyper, sampler=chosen, style=style)
+    chosen: Any = sampler or (laws.data if kind in ("pair", "point") else laws.policy)
+    hyper = {p.name: p.default for p in parameters.values() if p.name == "beta" and p.default is not p.empty} | hyper
+    return Subject(name=name, kind=kind, raw=with_hyper(hyper), hyper=hyper, sampler=chosen, with_hyper=with_hyper)
 
 
 def _kind(name: str, needed: list[str], every: list[str], kind: str | None) -> tuple[str, str]:

@@ -1,0 +1,184 @@
+"""Properties of the numbers: the gradient exists and is right, transformations and precisions agree, extremes
+survive.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theory import strategies
+from theory.auditing.frozen import freeze
+from theory.auditing.report import Property
+from theory.auditing.search import differs, plain, smallest
+from theory.auditing.subject import POLICY, Subject
+
+
+def gradient_finite(subject: Subject) -> Property:
+    """Search ordinary inputs for a value or gradient that is not finite."""
+
+    def violates(batch: dict[str, Any]) -> bool:
+        value, gradient = subject.value_and_grad(batch)
+        return not (np.isfinite(value).all() and np.isfinite(gradient).all())
+
+    found = smallest(strategies.batches(subject.kind), violates)
+    if found is None:
+        return Property("holds")
+    value, gradient = subject.value_and_grad(found)
+    return Property("fails", None, plain(found, value=value, gradient=gradient), "not finite on an ordinary input")
+
+
+def gradient_correct(subject: Subject, tolerance: float = 1e-5) -> Property:
+    """Autodiff against central differences in float64, along random directions, with stop-gradients held fixed."""
+    policy = POLICY[subject.kind]
+    with jax.enable_x64(True):
+
+        def violates(batch: dict[str, Any]) -> bool:
+            rng = np.random.default_rng(0)
+            # Off the grid of quarters, where kinks of a hinge or a clip like to sit.
+            x = jnp.asarray(batch[policy] + 0.0137 * rng.standard_normal(batch[policy].shape))
+            rest = {name: jnp.asarray(array) for name, array in batch.items() if name != policy}
+            total = lambda at: subject.rows({policy: at, **rest}).sum()
+            fixed, _ = freeze(total, x)
+            direction = jnp.asarray(rng.standard_normal(x.shape))
+            if subject.kind in ("token", "token_group"):
+                direction = direction * rest["mask"]
+            step = 1e-5
+            finite = (fixed(x + step * direction) - fixed(x - step * direction)) / (2 * step)
+            exact = (jax.grad(total)(x) * direction).sum()
+            return differs(finite, exact, tolerance)
+
+        found = smallest(strategies.batches(subject.kind, lowest=-6.0), violates, examples=12)
+    if found is None:
+        return Property("holds")
+    return Property("fails", None, plain(found), "autodiff and finite differences in float64 disagree")
+
+
+def jit_consistent(subject: Subject) -> Property:
+    """The plain call and the compiled one."""
+    compiled = jax.jit(subject.raw)
+
+    def violates(batch: dict[str, Any]) -> bool:
+        given = {name: jnp.asarray(array) for name, array in batch.items()}
+        return differs(subject.raw(given), compiled(given), 2e-5)
+
+    try:
+        found = smallest(strategies.batches(subject.kind), violates, examples=15)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError) as error:
+        return Property("fails", None, None, f"cannot be compiled: {str(error).splitlines()[0]}")
+    return Property("holds") if found is None else Property("fails", None, plain(found), "jit changes the value")
+
+
+def vmap_consistent(subject: Subject) -> Property:
+    """Prompts mapped by vmap, and a loop over them."""
+
+    def violates(batch: dict[str, Any]) -> bool:
+        given = {name: jnp.asarray(array) for name, array in batch.items()}
+        loop = [
+            np.reshape(subject.raw({name: array[i : i + 1] for name, array in given.items()}), -1)[0]
+            for i in range(given[POLICY[subject.kind]].shape[0])
+        ]
+        return differs(subject.rows(given), loop, 2e-5)
+
+    found = smallest(strategies.batches(subject.kind), violates, examples=15)
+    return Property("holds") if found is None else Property("fails", None, plain(found), "vmap changes the value")
+
+
+def dtype_stable(subject: Subject) -> Property:
+    """bfloat16 and float32 inputs against float64 on the very same numbers."""
+
+    def violates(batch: dict[str, Any]) -> bool:
+        narrow = {name: np.asarray(jnp.asarray(array, jnp.bfloat16), np.float64) for name, array in batch.items()}
+        with jax.enable_x64(True):
+            value, gradient = subject.value_and_grad(narrow)
+        for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.bfloat16, 2e-2)):
+            got, slope = subject.value_and_grad({name: jnp.asarray(array, dtype) for name, array in narrow.items()})
+            # Results that are themselves bfloat16 are compared to bfloat16's resolution at the size of the inputs.
+            if differs(got, value, tolerance) or differs(slope, gradient, tolerance):
+                return True
+        return False
+
+    found = smallest(strategies.batches(subject.kind, lowest=-8.0), violates, examples=25)
+    if found is None:
+        return Property("holds")
+    return Property(
+        "fails", None, plain(found), "narrow inputs give another result than float64: compute in float32 inside"
+    )
+
+
+def _extreme_batches(kind: str) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Inputs no small test meets: log-probs of -1e4, margins of +-1e3 and +-1e4, ties, one token."""
+    out = []
+    if kind in ("pair", "group"):
+        k = 2 if kind == "pair" else 3
+        plain_row, reward = np.full((1, k), -2.0), np.linspace(-1.0, 1.0, k)[None]
+        cases = {"all at -1e4": np.full((1, k), -1e4), "ties": plain_row}
+        for slot in range(k):
+            cases[f"response {slot} at -1e4"] = np.where(np.arange(k) == slot, -1e4, plain_row)
+        for margin in (1e3, 1e4):
+            cases[f"margin of -{margin:g}"] = np.where(np.arange(k) == 0, -margin - 2.0, plain_row)
+            cases[f"margin of +{margin:g}"] = np.where(np.arange(k) == 0, plain_row, -margin - 2.0)
+        for name, logp in cases.items():
+            for where, ref in (("reference apart", plain_row), ("reference equal", logp)):
+                batch = {"logp": logp, "ref_logp": ref}
+                out.append((f"{name}, {where}", batch if kind == "pair" else {**batch, "reward": reward}))
+        if kind == "pair":
+            out.append(("reference at -1e4", {"logp": plain_row, "ref_logp": np.asarray([[-1e4, -2.0]])}))
+    elif kind == "point":
+        for label in (0.0, 1.0):
+            for one, other in ((-1e4, -2.0), (-1e4, -1e4), (-2.0, -1e3)):
+                batch = {"logp": np.asarray([one]), "ref_logp": np.asarray([other]), "label": np.asarray([label])}
+                out.append((f"log-prob {one:g}, reference {other:g}, label {label:g}", batch))
+    else:
+        shape = (1, 2) if kind == "token" else (1, 3, 2)
+        for name, value, base in (("one token at -1e4", -1e4, -2.0), ("both at -1e4", -1e4, -1e4)):
+            for length in (1, 2):
+                token = np.full(shape, -2.0)
+                token[..., 0] = value
+                reference = np.full(shape, -2.0)
+                reference[..., 0] = base
+                mask = np.ones(shape) * (np.arange(2) < length)
+                tokens: dict[str, Any] = {"token_logp": token, "ref_token_logp": reference, "mask": mask}
+                if kind == "token_group":
+                    tokens["reward"] = np.linspace(-1.0, 1.0, 3)[None]
+                out.append((f"{name}, {length} token{'s' * (length > 1)}", tokens))
+    return out
+
+
+def extremes(subject: Subject) -> Property:
+    """Finite, and the same in float32 as in float64, where log-probs and margins are extreme."""
+    for name, batch in _extreme_batches(subject.kind):
+        with jax.enable_x64(True):
+            wide: Mapping[str, Any] = {n: np.asarray(a, np.float64) for n, a in batch.items()}
+            value, gradient = subject.value_and_grad(wide)
+        got, slope = subject.value_and_grad({n: np.asarray(a, np.float32) for n, a in batch.items()})
+        numbers = (value, gradient, got, slope)
+        if not all(np.isfinite(x).all() for x in numbers):
+            explanation = f"not finite at {name}"
+        elif differs(got, value, 1e-3) or differs(slope, gradient, 1e-3):
+            explanation = f"float32 and float64 disagree at {name}"
+        elif (wrong := _wrong_slope(subject, batch, value, gradient)) is not None:
+            explanation = f"{wrong} at {name}"
+        else:
+            continue
+        return Property("fails", None, plain(batch, value=value, gradient=gradient), explanation)
+    return Property("holds")
+
+
+def _wrong_slope(subject: Subject, batch: dict[str, np.ndarray], value: np.ndarray, gradient: np.ndarray) -> str | None:
+    """A loss that was clamped: its value at an extreme margin is that of a smaller one, though it had been rising."""
+    if subject.kind != "pair":
+        return None
+    margin = float((batch["logp"] - batch["ref_logp"])[0] @ np.asarray([1.0, -1.0]))
+    if margin > -900:
+        return None
+    policy = batch["logp"]
+    with jax.enable_x64(True):
+        closer = {**batch, "logp": policy + np.asarray([[-margin / 2, 0.0]])}
+        half, slope = subject.value_and_grad(closer)
+    # A convex loss keeps at least the slope it had halfway; zero slope after a steep one is a clamp.
+    if np.abs(slope).max() > 1e-3 and np.abs(gradient).max() < 1e-3 * np.abs(slope).max():
+        return f"the gradient vanishes (value {value[0]:.4g}, {half[0]:.4g} at half the margin): something clamps it"
+    return None

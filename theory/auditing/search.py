@@ -1,0 +1,40 @@
+"""Looking for a counterexample: Hypothesis draws and shrinks, within a budget, and always the same ones."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import hypothesis
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample, Unsatisfiable
+
+_SETTINGS = hypothesis.settings(
+    max_examples=60,
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+
+
+def smallest(strategy: st.SearchStrategy[Any], violates: Callable[[Any], bool], examples: int = 60) -> Any | None:
+    """The smallest drawn example that violates, or None if none of `examples` does."""
+    settings = hypothesis.settings(_SETTINGS, max_examples=examples)
+    try:
+        return hypothesis.find(strategy, violates, settings=settings, random=random.Random(0))
+    except (NoSuchExample, Unsatisfiable):
+        return None
+
+
+def differs(a: Any, b: Any, tolerance: float) -> bool:
+    """Whether two results differ by more than `tolerance`, relative to their size; NaN differs from everything."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return True
+    return bool((np.abs(a - b) > tolerance * (1 + np.maximum(np.abs(a), np.abs(b)))).any())
+
+
+def plain(example: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """An example for the report."""
+    return {name: np.asarray(value).tolist() for name, value in {**example, **more}.items()}
