@@ -25,18 +25,26 @@ def _claim(
     return Claim(id=f"nash-md.{name}", says=says, how=how, source=source, test=test, stands=stands, formula=formula)
 
 
-_GAMES = "2,000 random games (400 with --quick) of 2 to 12 responses: uniform, 0/1 tournaments, annotators, voters, Bradley-Terry"
+_GAMES = (
+    "2,000 random games (400 with --quick) of 2 to 12 responses: uniform, 0/1 tournaments, annotators, voters, "
+    "Bradley-Terry"
+)
 _CURVE = (
-    "64 random worlds (16 with --quick) of 8 prompts and 10 responses with cyclic preferences, tau = 0.05, nine coefficients m; every policy "
+    "64 random worlds (16 with --quick) of 8 prompts and 10 responses with cyclic preferences, tau = 0.05, nine "
+    "coefficients m; every policy "
     "is judged by its mean win-rate against the other eight of its world, by the true preferences and without KL"
 )
-_TRAINED = "; Nash-MD-PG with 0/1 labels and one sampled opponent each, 300 steps of 16 pairs a prompt, last policy, nothing selected"
+_TRAINED = (
+    "; Nash-MD-PG with 0/1 labels, one sampled opponent for each response, 300 steps of 16 groups a prompt, the last "
+    "policy, nothing selected"
+)
 
 CLAIMS = (
     # Theorem 1
     _claim(
         "last-iterate", "Theorem 1",
-        "With the decaying step 2/(tau (t + 2)), the last iterate of Nash-MD is within 8/(tau^2 (T + 1)) of the regularised Nash.",
+        "With the decaying step 2/(tau (t + 2)), the last iterate of Nash-MD is within 8/(tau^2 (T + 1)) of the "
+        "regularised Nash.",
         f"{_GAMES}, tau log-uniform in [0.02, 5], every horizon up to 1,000 (200); the Nash by Newton's method.",
         checks.last_iterate,
         r"\mathrm{KL}(\pi^*_\tau \| \pi_T) \leq \frac{8}{\tau^2 (T+1)}",
@@ -44,13 +52,15 @@ CLAIMS = (
     _claim(
         "one-step", "Proof of Theorem 1",
         "One step of Nash-MD contracts the divergence by 1 - eta tau, up to 2 eta^2.",
-        "Random policies and random steps eta tau in (0, 1] on random games, and every step of the theorem's trajectories.",
+        "Random policies and random steps eta tau in (0, 1] on random games, and every step of the theorem's "
+        "trajectories.",
         checks.one_step,
         r"\mathrm{KL}(\pi^*_\tau \| \pi_{t+1}) \leq (1 - \eta \tau) \mathrm{KL}(\pi^*_\tau \| \pi_t) + 2 \eta^2",
     ),
     _claim(
         "improved-constant", "Theorem 1, sharpened here",
-        "Ours, not the paper's: the same proof with Hoeffding's lemma gives eta^2/8 a step and a bound sixteen times smaller.",
+        "Ours, not the paper's: the same proof with Hoeffding's lemma gives eta^2/8 a step and a bound sixteen times "
+        "smaller.",
         "The runs of the two claims above and those with rare responses, against the smaller constants.",
         checks.improved_constant,
         r"\mathrm{KL}(\pi^*_\tau \| \pi_T) \leq \frac{1}{2 \tau^2 (T+1)}",
@@ -58,14 +68,16 @@ CLAIMS = (
     _claim(
         "initial-policy", "Theorem 1",
         "The theorem's bound does not ask where Nash-MD starts: its first step forgets the initial policy.",
-        "Two far apart random starts on each game, the same steps; the largest difference of log-probability at the end.",
+        "Two far apart random starts on each game, the same steps; the largest difference of log-probability at the "
+        "end.",
         checks.initial_policy,
         r"\eta_0 \tau = 1 \Rightarrow \pi_0^\mu = \mu",
     ),
     _claim(
         "rare-responses", "Theorem 1",
         "The bound does not depend on how small the reference's probabilities are.",
-        "Random games in which the reference gives one response a mass down to e^-600; the ratio to the bound by ranges of that mass.",
+        "Random games in which the reference gives one response a mass down to e^-600; the ratio to the bound by "
+        "ranges of that mass.",
         checks.rare_responses,
         r"\frac{\tau^2 (T+1)}{8} \mathrm{KL}(\pi^*_\tau \| \pi_T) \leq 1",
     ),
@@ -101,19 +113,23 @@ CLAIMS = (
     # iterates and steps
     _claim(
         "self-play-cycles", "Sec. 6",
-        "Self-play in the game without regularisation needs averaging: its last iterate circles an equilibrium that its average approaches.",
-        "500 (100) random cycles of three responses, step 0.1, 4,000 (2,000) steps; original gap of the last over that of the average iterate.",
+        "Self-play in the game without regularisation needs averaging: its last iterate circles an equilibrium that "
+        "its average approaches.",
+        "500 (100) random cycles of three responses, step 0.1, 4,000 (2,000) steps; original gap of the last over "
+        "that of the average iterate.",
         checks.self_play_cycles,
     ),
     _claim(
         "no-averaging", "Theorem 1",
         "Nash-MD needs no averaging: its last iterate is nearer the equilibrium than the average of its iterates is.",
-        "The same cycles at tau = 0.05 with the theorem's steps; regularised gap of the average over that of the last iterate.",
+        "The same cycles at tau = 0.05 with the theorem's steps; regularised gap of the average over that of the "
+        "last iterate.",
         checks.last_against_average,
     ),
     _claim(
         "constant-step", "Theorem 1, read without its decaying step",
-        "If the decaying step were left out, Nash-MD would still converge to the Nash at tau. (The theorem does not say so; curves of Nash-MD "
+        "If the decaying step were left out, Nash-MD would still converge to the Nash at tau. (The theorem does not "
+        "say so; curves of Nash-MD "
         "at a constant step are often read so.)",
         "500 (100) random games of 12 responses, tau = 0.1, eta tau = 0.05, 0.1 and 0.5, run until nothing moves.",
         checks.constant_step,
@@ -122,7 +138,8 @@ CLAIMS = (
     ),
     _claim(
         "constant-step-mixture", "Eq. 4-5, derived here",
-        "Ours: at a constant step the mixture of Nash-MD's limit with the reference is a Nash, at the temperature tau/(1 - eta tau).",
+        "Ours: at a constant step the mixture of Nash-MD's limit with the reference is a Nash, at the temperature "
+        "tau/(1 - eta tau).",
         "The limits of the claim above against Newton's method at that temperature.",
         checks.constant_step_mixture,
         r"\pi_\infty^{1-\eta\tau} \mu^{\eta\tau} \propto \pi^*_{\tau / (1 - \eta\tau)}",
@@ -130,21 +147,24 @@ CLAIMS = (
     # reward models and preference models
     _claim(
         "three-types-nash", "Sec. 3.2",
-        "With three kinds of annotators the Nash shares its mass among them, and moves continuously with their proportions.",
+        "With three kinds of annotators the Nash shares its mass among them, and moves continuously with their "
+        "proportions.",
         "A linear program for each of 41 (17) proportions.",
         checks.three_types_nash,
         r"\pi^* = (\frac{1}{3} + \frac{\epsilon}{2}, \frac{1}{3} + \frac{\epsilon}{2}, \frac{1}{3} - \epsilon)",
     ),
     _claim(
         "three-types-jump", "Sec. 3.2",
-        "In the same example the policy of a Bradley-Terry reward jumps from one response to another at equal proportions.",
+        "In the same example the policy of a Bradley-Terry reward jumps from one response to another at equal "
+        "proportions.",
         "The reward by gradient descent on the logistic loss with uniform pairs; its favourite on both sides.",
         checks.three_types_jump,
         r"\arg\max_y r_\epsilon(y) = 2 - 1_{\epsilon > 0}",
     ),
     _claim(
         "dice", "Appendix C.1",
-        "Three dice can each beat the next with probability 5/9: preferences need not be transitive, and the Nash mixes evenly.",
+        "Three dice can each beat the next with probability 5/9: preferences need not be transitive, and the Nash "
+        "mixes evenly.",
         "All outcomes listed; the Nash by a linear program and (regularised) by Newton; the Bradley-Terry fit.",
         checks.dice,
         r"P(1 \succ 2) = P(2 \succ 3) = P(3 \succ 1) = \frac{5}{9}",
@@ -152,7 +172,8 @@ CLAIMS = (
     _claim(
         "reward-sampling", "Theorem 2",
         "The best reward model depends on which pairs were compared, down to which response it prefers.",
-        "Bradley-Terry rewards by maximum likelihood on the three-annotator game at epsilon = 0.1 under three laws of the pairs.",
+        "Bradley-Terry rewards by maximum likelihood on the three-annotator game at epsilon = 0.1 under three laws "
+        "of the pairs.",
         checks.reward_sampling,
         r"r_\nu = \arg\max_r E_{y, y' \sim \nu} [P(y \succ y') \log \sigma(r(y) - r(y'))]",
     ),
@@ -164,8 +185,10 @@ CLAIMS = (
     ),
     _claim(
         "reward-against-preference", "Appendix A",
-        "Even where a Bradley-Terry reward is exact, the policy of highest reward can lose to the policy of highest win-rate.",
-        "A grid over the feasible policies of the paper's example: highest reward, highest worst-case win-rate, and their match.",
+        "Even where a Bradley-Terry reward is exact, the policy of highest reward can lose to the policy of highest "
+        "win-rate.",
+        "A grid over the feasible policies of the paper's example: highest reward, highest worst-case win-rate, and "
+        "their match.",
         checks.constrained,
         r"P((0, 0, 1) \succ (\frac{2}{3}, \frac{1}{3}, 0)) = \frac{50}{99}",
     ),
@@ -173,9 +196,11 @@ CLAIMS = (
     _claim(
         "gradient", "Sec. 7.2",
         "The expected gradient of Nash-MD-PG is that of the regularised preference against its fixed opponent.",
-        "Enumerated gradient of the loss against autodiff of the objective, 1,000 (200) problems, four mixtures; relative error.",
+        "Enumerated gradient of the loss against autodiff of the objective, 1,000 (200) problems, four mixtures; "
+        "relative error.",
         checks.gradient,
-        r"E[\nabla \log \pi(y) (P(y \succ y') - \frac{1}{2} - \tau \log \frac{\pi(y)}{\mu(y)})] = \nabla P_\tau(\pi \succ \pi')",
+        r"E[\nabla \log \pi(y) (P(y \succ y') - \frac{1}{2} - \tau \log \frac{\pi(y)}{\mu(y)})]"
+        r" = \nabla P_\tau(\pi \succ \pi')",
     ),
     _claim(
         "baseline", "Sec. 7.2",
@@ -213,7 +238,8 @@ CLAIMS = (
     # tokens
     _claim(
         "token-mixture", "Sec. 7.1",
-        "Mixing with the reference one token at a time is an approximation: both mixtures are policies, but different ones.",
+        "Mixing with the reference one token at a time is an approximation: both mixtures are policies, but "
+        "different ones.",
         "All sequences of trees with three tokens and up to five (three) positions, 500 (200) random policies each.",
         checks.token_mixture,
         r"\prod_n \tilde\pi^\beta(y_n | y_{<n}) \neq \pi^\beta(y)",
@@ -227,21 +253,26 @@ CLAIMS = (
     ),
     _claim(
         "reward-to-go", "Appendix F.2",
-        "The gradient of the sequence's divergence can be taken token by token if each token answers for the log-ratios that follow it.",
-        "Enumerated gradient of the token loss against autodiff of the sequence objective on the trees; relative error.",
+        "The gradient of the sequence's divergence can be taken token by token if each token answers for the "
+        "log-ratios that follow it.",
+        "Enumerated gradient of the token loss against autodiff of the sequence objective on the trees; relative "
+        "error.",
         checks.reward_to_go,
-        r"\nabla \mathrm{KL} = E[\sum_n \nabla \log \pi(y_n | y_{<n}) \sum_{m \geq n} \log \frac{\pi(y_m | y_{<m})}{\mu(y_m | y_{<m})}]",
+        r"\nabla \mathrm{KL} = E[\sum_n \nabla \log \pi(y_n | y_{<n})"
+        r" \sum_{m \geq n} \log \frac{\pi(y_m | y_{<m})}{\mu(y_m | y_{<m})}]",
     ),
     _claim(
         "missing-reward-to-go", "Appendix F.2, measured here",
         "Without the later tokens the gradient is biased as soon as there are two of them.",
-        "The same with each token's own log-ratio only, as a widely used implementation has it; relative error of the whole gradient.",
+        "The same with each token's own log-ratio only, as a widely used implementation has it; relative error of "
+        "the whole gradient.",
         checks.missing_reward_to_go,
     ),
     # the mixture coefficient
     _claim(
         "mixture-curve", "Sec. 8, at toy scale",
-        "Policies trained against a mixture strictly between self-play and the reference, 1/8 to 3/8, win more than both ends.",
+        "Policies trained against a mixture strictly between self-play and the reference, 1/8 to 3/8, win more than "
+        "both ends.",
         f"{_CURVE}; the exact optimum at each coefficient.",
         checks.curve_exact,
     ),
@@ -259,7 +290,8 @@ CLAIMS = (
     ),
     _claim(
         "mixture-curve-gap", "Sec. 8, read as a statement about the Nash",
-        "If winning more meant being nearer the equilibrium, mixtures of 1/8 to 3/8 would have a smaller regularised gap than self-play. (The "
+        "If winning more meant being nearer the equilibrium, mixtures of 1/8 to 3/8 would have a smaller regularised "
+        "gap than self-play. (The "
         "paper compares win-rates and does not say so.)",
         f"{_CURVE.split(';')[0]}; the regularised duality gap of the exact optimum at each coefficient.",
         checks.curve_gap,
@@ -292,50 +324,62 @@ FIGURES = (
     Figure(
         id="nash-md-theorem",
         title="Theorem 1 holds with room to spare",
-        caption="Divergence of the last iterate from the regularised Nash along the theorem's steps, tau^2 taken out: median over the random "
-        "games, their 10 to 90 % band and their largest value. Dashed: the paper's bound, and the one with Hoeffding's constant.",
+        caption="Divergence of the last iterate from the regularised Nash along the theorem's steps, tau^2 taken "
+        "out: median over the random "
+        "games, their 10 to 90 % band and their largest value. Dashed: the paper's bound, and the one with "
+        "Hoeffding's constant.",
         draw=figures.theorem,
     ),
     Figure(
         id="nash-md-steps",
         title="A constant step ends elsewhere",
-        caption="Left: the regularised gap stops falling at a constant step, at a floor that grows with it, and keeps falling with the "
-        "theorem's. Right: the mixture with the reference does converge, to the Nash at tau/(1 - eta tau). Median and 10 to 90 % band over games.",
+        caption="Left: the regularised gap stops falling at a constant step, at a floor that grows with it, and "
+        "keeps falling with the "
+        "theorem's. Right: the mixture with the reference does converge, to the Nash at tau/(1 - eta tau). Median "
+        "and 10 to 90 % band over games.",
         draw=figures.steps,
     ),
     Figure(
         id="nash-md-three-types",
         title="Three kinds of annotators",
-        caption="Mass of each response as the kinds' proportions change. The Nash is continuous; the policy of a fitted Bradley-Terry reward "
+        caption="Mass of each response as the kinds' proportions change. The Nash is continuous; the policy of a "
+        "fitted Bradley-Terry reward "
         "jumps at equal proportions. Exact: no runs to average.",
         draw=figures.three_types,
     ),
     Figure(
         id="nash-md-iterates",
         title="Last and average iterates",
-        caption="Left: on the dice, self-play without regularisation circles outwards, Nash-MD goes in. Right: gaps of last and average "
+        caption="Left: on the dice, self-play without regularisation circles outwards, Nash-MD goes in. Right: gaps "
+        "of last and average "
         "iterates on random cycles of three responses, median and 10 to 90 % band.",
         draw=figures.iterates,
     ),
     Figure(
         id="nash-md-sampling",
         title="A reward depends on the pairs, a preference model does not",
-        caption="The three-annotator game at epsilon = 0.1 under three laws of the compared pairs: maximum-likelihood Bradley-Terry rewards "
-        "(left, the favourite starred), and the Nash of a fitted preference model at tau = 0.02 (right). Exact: no runs to average.",
+        caption="The three-annotator game at epsilon = 0.1 under three laws of the compared pairs: "
+        "maximum-likelihood Bradley-Terry rewards "
+        "(left, the favourite starred), and the Nash of a fitted preference model at tau = 0.02 (right). Exact: no "
+        "runs to average.",
         draw=figures.sampling,
     ),
     Figure(
         id="nash-md-tokens",
         title="What happens token by token",
-        caption="Left: relative error of the policy gradient when each token answers for its own log-ratio only, and with reward-to-go. Right: "
-        "divergence of the token-wise mixture from the mixture of sequences. Median and 10 to 90 % band over random policies, three tokens.",
+        caption="Left: relative error of the policy gradient when each token answers for its own log-ratio only, and "
+        "with reward-to-go. Right: "
+        "divergence of the token-wise mixture from the mixture of sequences. Median and 10 to 90 % band over random "
+        "policies, three tokens.",
         draw=figures.tokens,
     ),
     Figure(
         id="nash-md-mixture",
         title="The mixture coefficient: more wins, farther from the Nash",
-        caption="Left: mean win-rate of each coefficient's policy against the other eight, by the true preferences. Right: duality gap with and "
-        "without KL of the exact optimum. Mean over seeds with two standard errors; shaded: the coefficients the paper found best.",
+        caption="Left: mean win-rate of each coefficient's policy against the other eight, by the true preferences. "
+        "Right: duality gap with and "
+        "without KL of the exact optimum. Mean over seeds with two standard errors; shaded: the coefficients the "
+        "paper found best.",
         draw=figures.mixture,
     ),
 )  # fmt: skip
@@ -345,10 +389,14 @@ PAPER = Paper(
     title="Nash Learning from Human Feedback",
     source=SOURCE,
     summary=(
-        "Preferences instead of rewards, and the Nash equilibrium of a KL-regularised preference game instead of a reward's maximiser. The "
-        "theory holds in every run: the last-iterate theorem with a constant at least sixteen times too large, the examples against "
-        "Bradley-Terry rewards, the policy gradient, the token-level remarks. Two readings do not: at a constant step Nash-MD does not reach "
-        "the Nash (its mixture does, at another temperature), and the interior mixture that wins most is not the one nearest the equilibrium. "
+        "Preferences instead of rewards, and the Nash equilibrium of a KL-regularised preference game instead of a "
+        "reward's maximiser. The "
+        "theory holds in every run: the last-iterate theorem with a constant at least sixteen times too large, the "
+        "examples against "
+        "Bradley-Terry rewards, the policy gradient, the token-level remarks. Two readings do not: at a constant "
+        "step Nash-MD does not reach "
+        "the Nash (its mixture does, at another temperature), and the interior mixture that wins most is not the one "
+        "nearest the equilibrium. "
         "That interior optimum of the win-rate is there at toy scale, even without noise and at exact convergence."
     ),
     claims=CLAIMS,

@@ -1,4 +1,7 @@
-"""Runs behind the Nash-MD page that need a game and no training: theorems, steps, toy examples. Cached, shared by claims and figures."""
+"""Runs behind the Nash-MD page that need a game and no training: theorems, steps, examples.
+
+Each is cached on its settings, so that claims and figures share it.
+"""
 
 import dataclasses
 import functools
@@ -29,7 +32,7 @@ from papers.record import Settings
 Runs = dict[str, np.ndarray]
 
 SIZE = 12
-"""Responses of the largest random game; smaller ones take responses out with a reference of mass zero, so that one shape serves all."""
+"""Responses of the largest random game; smaller ones give some no reference mass, so that one shape serves all."""
 
 STEPS_TAU = np.asarray([0.05, 0.1, 0.5])
 """The constant steps that are compared, as eta tau."""
@@ -98,7 +101,8 @@ CHUNK = 400
 def equilibria(preference: np.ndarray, ref_logp: np.ndarray, tau: np.ndarray | float) -> np.ndarray:
     """Log-probs of the regularised Nash of any number of games `[n, A, A]` with A <= 12, in chunks of one shape.
 
-    Games are padded with responses of reference mass zero, so that the Newton solver is compiled once for the whole page.
+    Games are padded with responses of reference mass zero, so that the Newton solver is compiled once for the whole
+    page.
     """
     number, size = ref_logp.shape
     tau = np.broadcast_to(tau, number)
@@ -129,15 +133,17 @@ def run_solver(
     return solve(game, name, num_steps=num_steps, step_size=schedule, init_logp=init_logp, every=every).trajectory
 
 
-# --- Theorem 1 ---------------------------------------------------------------------------------------------------------
+# --- Theorem 1 --------------------------------------------------------------------------------------------------------
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def _theorem(game: PreferenceGame, equilibrium: Array, starts: Array, num_steps: int) -> tuple[Array, Array]:
     """KL(pi* || pi_t) for t = 1..T from the first start, and how far the starts are apart at the end."""
 
+    tau = jnp.asarray(game.tau)[None]
+
     def step(logp: Array, t: Array) -> tuple[Array, Array]:
-        logp = nash_md(game, logp, nash_md_theorem_step(t, game.tau)[None], game.win_rate)
+        logp = nash_md(game, logp, nash_md_theorem_step(t, tau), game.win_rate)
         return logp, kl(equilibrium, logp[0])
 
     last, divergence = jax.lax.scan(step, starts, jnp.arange(num_steps, dtype=starts.dtype))
@@ -156,6 +162,11 @@ def _theorem_run(game: PreferenceGame, generator: np.random.Generator, num_steps
         "tau": np.asarray(game.tau),
         "rarest": np.asarray(finite.min(-1)),
     }
+
+
+def theorem_steps(num_steps: int, tau: float) -> np.ndarray:
+    """The theorem's step sizes, t = 0, 1, ..."""
+    return np.asarray(nash_md_theorem_step(jnp.arange(num_steps, dtype=float), jnp.asarray(tau)))
 
 
 @functools.cache
@@ -194,22 +205,22 @@ def one_step(settings: Settings) -> np.ndarray:
     game = random_games(generator, number_of_games(settings), 0.02, 5.0)
     number = settings.size(20, 10)
     logp = random_policies(generator, game, number)
-    fraction = jnp.asarray(1 - generator.uniform(size=(number, *game.tau.shape)))
+    fraction = jnp.asarray(1 - generator.uniform(size=(number, *game.ref_logp.shape[:-1])))
     return np.asarray(_one_step(game, equilibrium_of(game), logp, fraction)).ravel()
 
 
-# --- the regularised equilibrium -----------------------------------------------------------------------------------------
+# --- the regularised equilibrium --------------------------------------------------------------------------------------
 
 
 @functools.cache
 def uniqueness(settings: Settings) -> Runs:
-    """Mirror descent from far apart starts against Newton, the residual of the best response, and rivals of the Nash."""
+    """Mirror descent from far apart starts against Newton, the residual of the best response, rivals of the Nash."""
     generator = np.random.default_rng([settings.seed, 3])
     game = random_games(generator, number_of_games(settings), 0.2, 2.0)
     equilibrium = equilibrium_of(game)
     starts = random_policies(generator, game, 4, 6.0)
     # The linear rate 1 - h tau of mirror descent is certain for h / (1 - h tau) <= 4 tau.
-    step_size = (4 * game.tau / (1 + 4 * game.tau**2))[None]
+    step_size = jnp.asarray(4 * game.tau / (1 + 4 * game.tau**2))[None]
     step_sizes = jnp.broadcast_to(step_size, (400, *step_size.shape))
     found = run_solver(game, starts, step_sizes, name="self_play", num_steps=400, every=400)[-1]
     rivals = random_policies(generator, game, 50, 3.0)
@@ -225,7 +236,7 @@ def uniqueness(settings: Settings) -> Runs:
     }
 
 
-# --- the step size -------------------------------------------------------------------------------------------------------
+# --- the step size ----------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -233,8 +244,8 @@ def steps(settings: Settings) -> Runs:
     """Constant steps and the theorem's on the same games, tau = 0.1, all twelve responses.
 
     `gap` `[T + 1, 4, games]` in the game at tau (the theorem's schedule last), `mixture_gap` that of the mixture at
-    tau / (1 - eta tau) (constant steps only), and at the end: `kl` of the Nash from the policy, `mixture_error` in log-probability,
-    `moved`, the change of log-probability in the last step.
+    tau / (1 - eta tau) (constant steps only), and at the end: `kl` of the Nash from the policy, `mixture_error` in
+    log-probability, `moved`, the change of log-probability in the last step.
     """
     tau, number, num_steps = 0.1, number_of_games(settings) // 4, 500
     generator = np.random.default_rng([settings.seed, 4])
@@ -246,7 +257,7 @@ def steps(settings: Settings) -> Runs:
     every = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=jnp.asarray(warmer))
     game = dataclasses.replace(every, tau=jnp.full(4 * number, tau))
     step_sizes = np.repeat(np.append(STEPS_TAU / tau, 0.0)[None], num_steps, 0)
-    step_sizes[:, -1] = nash_md_theorem_step(np.arange(num_steps), np.float64(tau))
+    step_sizes[:, -1] = theorem_steps(num_steps, tau)
     start = np.tile(np.asarray(random_policies(generator, drawn, 1, 2.0))[0, :number], (4, 1))
     sizes = jnp.asarray(np.repeat(step_sizes, number, 1))
     path = run_solver(game, jnp.asarray(start), sizes, name="nash_md", num_steps=num_steps)
@@ -268,15 +279,18 @@ def steps(settings: Settings) -> Runs:
 def averages(settings: Settings) -> Runs:
     """Last and average iterates on random cycles of three responses.
 
-    Self-play on the game without regularisation (its gap), Nash-MD with the theorem's steps on the game at tau = 0.05 (its gap).
-    Gaps `[T + 1, games]`; `path_self_play` and `path_nash_md` `[T + 1, 3]` are probabilities on the dice.
+    Self-play on the game without regularisation (its gap), Nash-MD with the theorem's steps on the game at tau =
+    0.05 (its
+    gap), `[T + 1, games]`. The first game, with the start as its reference, is there to be drawn: `path_self_play` and
+    `path_nash_md` `[T + 1, 3]` are its probabilities, `nash` and `winner` its equilibria with and without
+    regularisation.
     """
     number, num_steps, tau = settings.size(500, 100), settings.size(4000, 2000), 0.05
     margins = jnp.asarray(np.random.default_rng([settings.seed, 5]).uniform(0.1, 0.5, (3, number)))
-    margins = margins.at[:, 0].set(1 / 18)  # the dice
-    preference = jax.jit(jax.vmap(library.rock_paper_scissors))(*margins)
+    preference = jax.jit(jax.vmap(library.rock_paper_scissors))(*margins).at[0].set(library.comal())
     start = normalised(np.asarray([1.5, 0.0, -1.5]))
-    theorem_steps = nash_md_theorem_step(np.arange(num_steps), np.float64(tau))
+    ref_logp = np.full((number, 3), -np.log(3))
+    ref_logp[0] = start
 
     def both(
         game: PreferenceGame, name: str, step_sizes: np.ndarray, gap: Callable[..., Array]
@@ -287,18 +301,30 @@ def averages(settings: Settings) -> Runs:
         mean = np.cumsum(probabilities, 0) / np.arange(1, num_steps + 2)[:, None, None]
         return np.asarray(gap(game, path)), np.asarray(gap(game, np.log(mean))), probabilities[:, 0]
 
-    free = both(PreferenceGame(preference=preference, tau=1e-9), "self_play", np.full(num_steps, 0.1), _original_gap)
-    tied = both(PreferenceGame(preference=preference, tau=tau), "nash_md", theorem_steps, _gap)
+    free = both(
+        PreferenceGame(preference=preference, ref_logp=jnp.asarray(ref_logp), tau=1e-9),
+        "self_play",
+        np.full(num_steps, 0.1),
+        _original_gap,
+    )
+    tied = both(
+        PreferenceGame(preference=preference, ref_logp=jnp.asarray(ref_logp), tau=tau),
+        "nash_md",
+        theorem_steps(num_steps, tau),
+        _gap,
+    )
     names = ("last", "average", "path")
     found = {f"{name}_self_play": x for name, x in zip(names, free, strict=True)}
+    drawn = np.asarray(preference[0])
+    found |= {"nash": np.exp(equilibria(drawn[None], start[None], tau)[0]), "winner": von_neumann_winner(drawn)}
     return found | {f"{name}_nash_md": x for name, x in zip(names, tied, strict=True)}
 
 
-# --- examples ----------------------------------------------------------------------------------------------------------
+# --- examples ---------------------------------------------------------------------------------------------------------
 
 
 def bradley_terry_fit(preference: Array, pair_law: Array) -> np.ndarray:
-    """The maximum-likelihood Bradley-Terry reward (mean 0) when both responses of a pair come from `pair_law` `[..., A]`.
+    """The maximum-likelihood Bradley-Terry reward (mean 0) when both responses come from `pair_law` `[..., A]`.
 
     DPO's population loss at beta = 1 with a uniform reference is that likelihood: its log-policy is the reward.
     """
@@ -343,9 +369,12 @@ def dice_wins() -> np.ndarray:
 def examples(settings: Settings) -> Runs:
     """Fitted rewards and Nash equilibria of all three-response examples, in one batch.
 
-    Rows: the three kinds of annotators along `epsilon` with uniform pairs; the same at epsilon = 0.1 under each of `PAIR_LAWS` (there
-    the equilibrium is that of the fitted preference model); the dice. `reward`, `nash` (at tau = 0.02), `winner` (of the
-    game without regularisation, by a linear program) are `[rows, 3]`, `preference` `[rows, 3, 3]`.
+    Rows: the three kinds of annotators along `epsilon` with uniform pairs; the same at epsilon = 0.1 under each of
+    `PAIR_LAWS` (there the equilibrium is that of the fitted preference model); the dice. `reward`, `nash` (at tau =
+    0.02),
+    `winner` (of the game without regularisation, by a linear program) are `[rows, 3]`; `shown` are the true
+    preferences and
+    `preference` those whose equilibria are taken, `[rows, 3, 3]`.
     """
     side = settings.size(20, 8)
     epsilon = np.linspace(-0.3, 0.3, 2 * side + 1)
@@ -367,7 +396,7 @@ def examples(settings: Settings) -> Runs:
 
 @functools.cache
 def constrained(settings: Settings) -> Runs:
-    """The feasible policies (2a, a, 1 - 3a) on a grid: which has the best reward, which the best worst-case win-rate."""
+    """The feasible policies (2a, a, 1 - 3a) on a grid: the best by reward, and by worst-case win-rate."""
     reward, preference = (np.asarray(x) for x in library.constrained_rewards())
     a = np.linspace(0, 1 / 3, 1001)
     policies = np.stack([2 * a, a, 1 - 3 * a], -1)

@@ -23,10 +23,9 @@ def theorem(settings: Settings) -> Figure:
     ax.plot(horizon, scaled.max(0), color=VERMILION, linestyle=":", label="largest of the games")
     band(ax, horizon, np.maximum(scaled, 1e-14), "median and 10–90 % band", BLUE)
     log_axes(ax, x=True, y=True)
-    ax.set_ylim(1e-13, 1e3)
+    ax.set_ylim(1e-12, 1e6)
     title = f"Nash-MD on {scaled.shape[0]:,} random games stays far below its bound"
     describe(ax, "steps T", r"$\tau^2\,$KL$(\pi^*_\tau\,\|\,\pi_T)$  (nats)", title=title, legend="upper right")
-    ax.get_legend().set_ncols(2)
     return fig
 
 
@@ -79,7 +78,7 @@ def _simplex(ax: Axes, names: tuple[str, str, str]) -> None:
     closed = _CORNERS[[0, 1, 2, 0]]
     ax.plot(closed[:, 0], closed[:, 1], color=GREY, linewidth=1.2, linestyle="-")
     for corner, name, shift in zip(_CORNERS, names, ((-0.02, -0.06), (0.02, -0.06), (0.0, 0.03)), strict=True):
-        ax.text(*(corner + shift), name, ha="center", va="center", color=GREY)
+        ax.text(corner[0] + shift[0], corner[1] + shift[1], name, ha="center", va="center", color=GREY)
     ax.set_aspect("equal")
     ax.set_axis_off()
 
@@ -87,17 +86,26 @@ def _simplex(ax: Axes, names: tuple[str, str, str]) -> None:
 def iterates(settings: Settings) -> Figure:
     """Trajectories on the dice, and gaps of last and average iterates."""
     run = games.averages(settings)
-    fig, (left, right) = panels(2, titles=("Trajectories on the non-transitive dice", "Gap on random three-cycles"))
-    _simplex(left, ("die 1", "die 2", "die 3"))
-    cycle, inward = run["path_self_play"] @ _CORNERS, run["path_nash_md"] @ _CORNERS
-    left.plot(*cycle.T, color=VERMILION, linewidth=1.2, linestyle="-", label="self-play, no KL: last iterate")
+    fig, (left, right) = panels(2, titles=("Trajectories on one cycle", "Gaps on random cycles"))
+    _simplex(left, ("response 1", "response 2", "response 3"))
+    cycle, inward = run["path_self_play"][:600] @ _CORNERS, run["path_nash_md"] @ _CORNERS
+    left.plot(*cycle.T, color=VERMILION, linewidth=1.2, linestyle="-", label="self-play without KL")
     left.plot(
-        *inward.T, color=BLUE, linewidth=1.6, linestyle="-", marker="o", markersize=3, label="Nash-MD, theorem's steps"
+        *inward.T, color=BLUE, linewidth=1.2, linestyle="-", marker="o", markersize=3.5, label="Nash-MD, τ = 0.05"
     )
-    left.plot(*cycle[0], marker="s", color=BLACK, linestyle="", label="start")
-    left.plot(*_CORNERS.mean(0), marker="*", markersize=14, color=BLACK, linestyle="", label="Nash")
-    left.legend(loc="upper left", fontsize=10)
-    left.set_xlim(-0.35, 1.1)
+    left.plot(*cycle[0], marker="s", color=BLACK, linestyle="", label="start and reference")
+    left.plot(*(run["nash"] @ _CORNERS), marker="*", markersize=15, color=BLACK, linestyle="", label="Nash at τ = 0.05")
+    left.plot(
+        *(run["winner"] @ _CORNERS),
+        marker="+",
+        markersize=12,
+        markeredgewidth=2,
+        color=BLACK,
+        linestyle="",
+        label="Nash without KL",
+    )
+    left.legend(loc="upper left", fontsize=11)
+    left.set_xlim(-0.62, 1.1)
     time = np.arange(run["last_nash_md"].shape[0])
     kept = np.unique(np.geomspace(1, time[-1], 200).astype(int))
     rows = (
@@ -134,7 +142,6 @@ def sampling(settings: Settings) -> Figure:
         ax.set_xticks(place, names)
         ax.grid(axis="x", visible=False)
         describe(ax, "law of the compared responses", unit, legend=legend)
-    right.get_legend().set_ncols(3)
     return fig
 
 
@@ -187,6 +194,16 @@ def mixture(settings: Settings) -> Figure:
     curve(right, runs["exact"]["original"], "gap without KL", PURPLE, "--", "s")
     for ax in (left, right):
         ax.axvspan(0.125, 0.375, color=ORANGE, alpha=0.12, linewidth=0)
-    describe(left, "mixture coefficient m", "win probability", legend="lower left")
+    left.annotate(
+        "best in the paper",
+        (0.25, 0.01),
+        xycoords=("data", "axes fraction"),
+        ha="center",
+        va="bottom",
+        rotation=90,
+        color=GREY,
+    )
+    left.set_ylim(top=0.545)
+    describe(left, "mixture coefficient m (1: best response to the reference)", "win probability", legend="upper right")
     describe(right, "mixture coefficient m (0: self-play)", "duality gap (win probability)", legend="upper left")
     return fig

@@ -1,6 +1,7 @@
-"""Runs behind the Nash-MD page that need a policy gradient: its exactness, its noise, tokens, and training at each mixture."""
+"""Runs behind the Nash-MD page that need a policy gradient: its exactness, tokens, training at each mixture."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def random_problems(generator: np.random.Generator, number: int, size: int) -> t
     return Problem(ref_logp=ref_logp, preference=preference), logits
 
 
-# --- Nash-MD-PG: what its gradient is ----------------------------------------------------------------------------------
+# --- Nash-MD-PG: what its gradient is ---------------------------------------------------------------------------------
 
 
 @jax.jit
@@ -76,7 +77,8 @@ def _surrogate(problem: Problem, logits: Array, beta: float, mixture: Array, bas
 def gradients(settings: Settings) -> Runs:
     """Exact gradients on random problems at several mixtures; errors relative to the norm of the true gradient.
 
-    `surrogate`, `baseline`, `mixture_kl` are relative errors `[mixtures, problems]`; `variance` the variance of a single draw with
+    `surrogate`, `baseline`, `mixture_kl` are relative errors `[mixtures, problems]`; `variance` the variance of a
+    single draw with
     the baseline 1/2 over that without, opponent and response drawn.
     """
     beta, number, size = 0.1, settings.size(1000, 200), 8
@@ -107,10 +109,10 @@ def gradients(settings: Settings) -> Runs:
 
 @functools.cache
 def sampled(settings: Settings) -> Runs:
-    """Means of many single-group gradients with sampled opponents and 0/1 labels, in standard errors from the exact gradient."""
+    """Means of many sampled gradients (opponents and 0/1 labels too), in standard errors from the exact gradient."""
     problem, logits = random_problems(np.random.default_rng([settings.seed, 11]), 8, 6)
     keys = jax.random.split(jax.random.key(settings.seed, impl="rbg"), settings.size(100_000, 20_000))
-    hyper = {"beta": 0.1, "mixture": 0.25}
+    hyper: dict[str, Any] = {"beta": 0.1, "mixture": 0.25}
 
     @jax.jit
     def moments(keys: Array) -> tuple[Array, Array]:
@@ -137,7 +139,7 @@ def moving_average(settings: Settings) -> Runs:
     return {name: np.asarray(x) for name, x in found.items()}
 
 
-# --- tokens --------------------------------------------------------------------------------------------------------------
+# --- tokens -----------------------------------------------------------------------------------------------------------
 
 Nodes = tuple[Array, ...]
 TOKEN_MIXTURES = np.linspace(0.0, 1.0, 9)
@@ -196,7 +198,7 @@ def lengths(settings: Settings) -> tuple[int, ...]:
 
 @functools.cache
 def trees(settings: Settings) -> Runs:
-    """Token trees of three tokens and growing length: `to_go`, `myopic` `[lengths, policies]`, mixtures `[lengths, policies, 9]`."""
+    """Token trees of growing length: `to_go`, `myopic` `[lengths, policies]`, the mixtures `[lengths, policies, 9]`."""
     number = settings.size(500, 200)
     runs = []
     for length in lengths(settings):
@@ -207,16 +209,18 @@ def trees(settings: Settings) -> Runs:
     return {name: np.stack([np.asarray(run[name]) for run in runs]) for name in runs[0]}
 
 
-# --- training at each mixture --------------------------------------------------------------------------------------------
+# --- training at each mixture -----------------------------------------------------------------------------------------
 
 PROMPTS, RESPONSES, FEATURES = 8, 10, 12
 CURVE_BETA = 0.05
 
 
 def worlds(settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Random cyclic preferences `[seeds, prompts, A, A]`, references `[seeds, prompts, A]` and features `[2, seeds, prompts, A, D]`.
+    """Random cyclic preferences `[seeds, prompts, A, A]`, references `[seeds, prompts, A]` and features `[2, seeds,
+    prompts, A, D]`.
 
-    The first features are one for each prompt and response, which makes the log-linear policy a table; the second are shared.
+    The first features are one for each prompt and response, which makes the log-linear policy a table; the second
+    are shared.
     """
     generator = np.random.default_rng([settings.seed, 30])
     seeds, table = settings.size(64, 16), PROMPTS * RESPONSES
@@ -233,7 +237,8 @@ def _judged(policies: Array, preference: Array, ref_logp: Array) -> dict[str, Ar
     """Policies `[seeds, mixtures, prompts, A]` in the eyes of three judges, averaged over prompts: `[seeds, mixtures]`.
 
     `win_rate`: mean probability of beating the other mixtures' policies of the same seed, true preferences, no KL.
-    `regularised`, `original`: duality gaps of the game with and without its KL. `table`: `[seeds, mixtures, mixtures]` win-rates.
+    `regularised`, `original`: duality gaps of the game with and without its KL. `table`: `[seeds, mixtures,
+    mixtures]` win-rates.
     """
     game = PreferenceGame(preference=preference[:, None], ref_logp=ref_logp[:, None], tau=CURVE_BETA)
     p = jnp.exp(policies)
@@ -247,9 +252,9 @@ def _judged(policies: Array, preference: Array, ref_logp: Array) -> dict[str, Ar
     }
 
 
-def judged(policies: Array, preference: Array, ref_logp: Array) -> Runs:
+def judged(policies: Array | np.ndarray, preference: np.ndarray, ref_logp: np.ndarray) -> Runs:
     """`_judged` as NumPy arrays."""
-    return {name: np.asarray(x) for name, x in _judged(policies, preference, ref_logp).items()}
+    return {name: np.asarray(x) for name, x in _judged(*map(jnp.asarray, (policies, preference, ref_logp))).items()}
 
 
 def optima(preference: np.ndarray, ref_logp: np.ndarray) -> np.ndarray:
@@ -271,9 +276,12 @@ def optima(preference: np.ndarray, ref_logp: np.ndarray) -> np.ndarray:
 def curves(settings: Settings) -> dict[str, Runs]:
     """The curve over the mixture coefficient in three settings, on the same random worlds, one protocol for all.
 
-    exact: the exact optimum of Nash-MD-PG at each mixture (tables, no noise, converged). sampled: tables trained by sampled
-    gradients with 0/1 labels. shared: one log-linear policy for all prompts, trained so. Fixed beforehand: beta = 0.05, all nine mixtures,
-    300 steps of rate 2 (tables) or 0.2 (features), 16 draws a prompt and step, the last policy is judged, every seed is kept.
+    exact: the exact optimum of Nash-MD-PG at each mixture (tables, no noise, converged). sampled: tables trained by
+    sampled
+    gradients with 0/1 labels. shared: one log-linear policy for all prompts, trained so. Fixed beforehand: beta =
+    0.05, all nine mixtures,
+    300 steps of rate 2 (tables) or 0.2 (features), 16 draws a prompt and step, the last policy is judged, every seed
+    is kept.
     """
     preference, ref_logp, features = worlds(settings)
     mixtures = jnp.asarray(MIXTURES)
@@ -284,7 +292,8 @@ def curves(settings: Settings) -> dict[str, Runs]:
         policy = LogLinearPolicy(features, ref_logp)
         return fit(
             "nash_md_pg", Problem(ref_logp=ref_logp, preference=preference), num_steps=300, learning_rate=rate, key=key,
-            batch_size=16, hard_labels=True, policy=policy.logp, init_params=policy.zeros(), beta=CURVE_BETA, mixture=mixture,
+            batch_size=16, hard_labels=True, policy=policy.logp, init_params=policy.zeros(),
+            beta=CURVE_BETA, mixture=mixture,
         ).logp  # fmt: skip
 
     trained = jax.jit(jax.vmap(jax.vmap(train, (None,) * 5 + (0,)), (0, 0, 0, 0, None, None)))
@@ -296,7 +305,7 @@ def curves(settings: Settings) -> dict[str, Runs]:
 
 
 def margin(scores: np.ndarray) -> np.ndarray:
-    """What the mixtures 1/8 to 3/8 are better by than each end, `[seeds, 2]`: self-play (0), best response to the reference (1)."""
+    """What the mixtures 1/8 to 3/8 win more than each end, `[seeds, 2]`: self-play, best response to the reference."""
     return scores[:, INNER].mean(1, keepdims=True) - scores[:, [0, -1]]
 
 
