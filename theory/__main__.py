@@ -57,9 +57,10 @@ def _number(value: float) -> str:
 
 def _row(result: runner.Result, width: int) -> str:
     killed = sum(mutant.killed for mutant in result.mutants)
+    slack, dead = _number(result.smallest_slack), f"{killed}/{len(result.mutants)}"
     return (
-        f"{result.statement.id:<{width}}  {result.verdict:<15}  {_number(result.smallest_slack):>9}  {result.worst_seed:>9}  "
-        f"{killed}/{len(result.mutants)}  {result.seconds:5.1f}s  {result.statement.says}"
+        f"{result.statement.id:<{width}}  {result.verdict:<15}  {slack:>9}  {result.worst_seed:>9}  {dead:>4}  "
+        f"{result.seconds:5.1f}s  {result.statement.says}"
     )
 
 

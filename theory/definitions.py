@@ -1,6 +1,7 @@
 r"""Definitions written out as sums over a finite set: the side of a statement that shares no code with `alignjax`.
 
-Nothing here imports `alignjax`. Laws are log-probabilities `[A]` whose -inf entries are zero mass; preferences are `[A, A]`.
+Nothing here imports `alignjax`. Laws are log-probabilities `[A]` whose -inf entries are zero mass; preferences are
+`[A, A]`.
 """
 
 import jax

@@ -1,8 +1,10 @@
 r"""Random instances, key -> arrays: games, policies, problems. Hard ones are common, not rare.
 
-Every generator mixes regimes, chosen by the key: temperatures over two decades, references with tiny masses and with none, preferences that
-are uniform, certain, near ties or Bradley-Terry, policies from almost uniform to almost deterministic. `smooth_*` keeps full
-support and moderate log-ratios, for statements that differentiate logits or exponentiate log-ratios. All of it is pure: `jit` and `vmap` work.
+Every generator mixes regimes, chosen by the key: temperatures over two decades, references with tiny masses and
+with none, preferences that are uniform, certain, near ties or Bradley-Terry, policies from almost uniform to almost
+deterministic. `smooth_*` keeps full
+support and moderate log-ratios, for statements that differentiate logits or exponentiate log-ratios. All of it is
+pure: `jit` and `vmap` work.
 """
 
 from typing import Any
@@ -35,7 +37,9 @@ def temperature(key: Array) -> Float[Array, ""]:
 
 
 def preference(key: Array, size: int = SIZE) -> Float[Array, "A A"]:
-    """P + P^T = 1: entries uniform, or all certain (0/1), or near ties (within 1e-3 of 1/2), or Bradley-Terry of wide rewards."""
+    """P + P^T = 1: entries uniform, or all certain (0/1), or near ties (within 1e-3 of 1/2),
+    or Bradley-Terry of wide rewards.
+    """
     kind_key, uniform_key, reward_key = jax.random.split(key, 3)
     margin = jax.random.uniform(uniform_key, (size, size), minval=-0.5, maxval=0.5)
     reward = 3 * jax.random.normal(reward_key, (size,))
@@ -46,7 +50,9 @@ def preference(key: Array, size: int = SIZE) -> Float[Array, "A A"]:
 
 
 def reference(key: Array, size: int = SIZE, zeros: bool = True) -> Law:
-    """Uniform, spread over one nat, or over many (masses down to 1e-12); with `zeros` every third loses some of its responses."""
+    """Uniform, spread over one nat, or over many (masses down to 1e-12);
+    with `zeros` every third loses some of its responses.
+    """
     scale_key, normal_key, zero_key, which_key = jax.random.split(key, 4)
     scale = jnp.array([0.0, 1.0, 1.0, 6.0])[jax.random.randint(scale_key, (), 0, 4)]
     logits = scale * jax.random.normal(normal_key, (size,))
@@ -60,7 +66,9 @@ def reference(key: Array, size: int = SIZE, zeros: bool = True) -> Law:
 
 
 def policy(key: Array, ref_logp: Law, zeros: bool = True) -> Law:
-    """Inside the reference's support: almost uniform, near the reference, spread, or almost deterministic; sometimes with zeros of its own."""
+    """Inside the reference's support: almost uniform, near the reference, spread, or almost deterministic;
+    sometimes with zeros of its own.
+    """
     kind_key, normal_key, zero_key = jax.random.split(key, 3)
     noise = jax.random.normal(normal_key, ref_logp.shape)
     alive = jnp.isfinite(ref_logp)
@@ -81,7 +89,7 @@ def reward(key: Array, size: int = SIZE) -> Float[Array, "A"]:
     return kinds[jax.random.randint(kind_key, (), 0, 4)]
 
 
-# --- games --------------------------------------------------------------------------------------------------------------
+# --- games ----------------------------------------------------------------------------------------------------------
 
 
 def game(key: Array, zeros: bool = True) -> PreferenceGame:
@@ -113,7 +121,8 @@ def game_and_nash(key: Array) -> tuple[PreferenceGame, Law, Law]:
 
 
 def cyclic_game(key: Array) -> tuple[Float[Array, "4 4"], Law, Array, Law]:
-    r"""(P, w, tau, policy): a generalised rock-paper-scissors with a fourth response that loses to the others; w is its original Nash.
+    r"""(P, w, tau, policy): a generalised rock-paper-scissors with a fourth response that loses to the others; w is
+    its original Nash.
 
     With margins a = M_12, b = M_23, c = M_31 that is (b, c, a, 0) / (a + b + c), written down by hand.
     """
@@ -125,7 +134,7 @@ def cyclic_game(key: Array) -> tuple[Float[Array, "4 4"], Law, Array, Law]:
     return 0.5 + upper - upper.T, winner, temperature(tau_key), policy(policy_key, jnp.zeros(4), zeros=False)
 
 
-# --- problems -----------------------------------------------------------------------------------------------------------
+# --- problems -------------------------------------------------------------------------------------------------------
 
 
 def regularised_problem(key: Array) -> tuple[Law, Float[Array, "A"], Array, Law]:
@@ -155,7 +164,9 @@ def smooth_laws(key: Array) -> tuple[Law, Law]:
 
 
 def smooth_problem(key: Array, size: int = SIZE) -> tuple[Problem, Float[Array, "A"], Array]:
-    """(problem, logits, beta): full support, reward and its Bradley-Terry preferences, its own law for each of the two slots."""
+    """(problem, logits, beta): full support, reward and its Bradley-Terry preferences,
+    its own law for each of the two slots.
+    """
     keys = jax.random.split(key, 6)
     problem = Problem(
         ref_logp=smooth_law(keys[0], size),
@@ -183,7 +194,9 @@ def on_policy_problem(key: Array, size: int = SIZE, zeros: bool = True) -> tuple
 
 
 def group(key: Array, size: int = 4) -> tuple[Array, Array, Array, Array]:
-    """(logp, ref_logp, reward, mask) of a group of K responses: numbers a language model could give, at least two kept."""
+    """(logp, ref_logp, reward, mask) of a group of K responses:
+    numbers a language model could give, at least two kept.
+    """
     keys = jax.random.split(key, 4)
     logp = -5 + jax.random.normal(keys[0], (size,))
     ref_logp = logp + jax.random.normal(keys[1], (size,))

@@ -1,4 +1,6 @@
-"""All statements, computed by scanning `statements/` for modules with a `STATEMENTS` tuple. Nothing is listed by hand."""
+"""All statements, computed by scanning `statements/` for modules with a `STATEMENTS` tuple.
+Nothing is listed by hand.
+"""
 
 import fnmatch
 import functools

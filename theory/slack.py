@@ -1,7 +1,7 @@
 r"""Slacks: numbers that are >= 0 where a statement holds, with the tolerance of float64 arithmetic in them.
 
-`equal` is relative, so that the smallest slack of an identity reads "tolerance minus the worst relative error"; `at_most` is in the units
-of its arguments, so that the smallest slack of a bound says how tight the bound is.
+`equal` is relative, so that the smallest slack of an identity reads "tolerance minus the worst relative error";
+`at_most` is in the units of its arguments, so that the smallest slack of a bound says how tight the bound is.
 """
 
 import contextlib
@@ -36,7 +36,9 @@ def _note(relation: str, left: Array, right: Array) -> None:
 
 
 def equal(left: Array | ScalarLike, right: Array | ScalarLike, *, tolerance: ScalarLike = EXACT) -> Array:
-    r"""tolerance - |left - right| / (1 + max(|left|, |right|)), the smallest entry; equal infinities are equal, NaN is not."""
+    r"""tolerance - |left - right| / (1 + max(|left|, |right|)), the smallest entry;
+    equal infinities are equal, NaN is not.
+    """
     left, right = jnp.broadcast_arrays(jnp.asarray(left), jnp.asarray(right))
     _note("=", left, right)
     same = (left == right) & ~jnp.isfinite(left)

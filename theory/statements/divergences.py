@@ -23,7 +23,9 @@ def kl_is_its_sum(logp: Law, logq: Law, *, factor: float = 1.0, swap: float = 0.
 
 
 def kl_next_to_itself(logp: Law, logq: Law, *, factor: float = 1.0, size: float = 1e-9) -> Array:
-    r"""KL(p || p (1 + eps u)) = eps^2 Var_p(u) / 2 + O(eps^3), resolved to eight digits where sum p log(p / q) has none left."""
+    r"""KL(p || p (1 + eps u)) = eps^2 Var_p(u) / 2 + O(eps^3),
+    resolved to eight digits where sum p log(p / q) has none left.
+    """
     p = jnp.exp(logp)
     u = jnp.cos(3.0 * jnp.arange(logp.size))
     centred = u - jnp.sum(p * u)
@@ -131,7 +133,9 @@ def alpha_is_its_sum(
 
 
 def f_divergence_of_any_f(logp: Law, logq: Law, *, slope: float = 0.5, factor: float = 1.0) -> Array:
-    r"""E_q f(p / q) + p(q = 0) f'(infinity): with f(u) = |u - 1| / 2 (slope 1/2) it is the total variation, sum |p - q| / 2."""
+    r"""E_q f(p / q) + p(q = 0) f'(infinity):
+    with f(u) = |u - 1| / 2 (slope 1/2) it is the total variation, sum |p - q| / 2.
+    """
     value = alignjax.f_divergence(logp, logq, lambda u: factor * jnp.abs(u - 1) / 2, slope_at_infinity=slope)
     return equal(value, jnp.abs(jnp.exp(logp) - jnp.exp(logq)).sum() / 2)
 

@@ -1,7 +1,5 @@
 r"""The KL-regularised symmetric preference game: payoff, best response, gap, equilibrium."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,8 +43,8 @@ def best_response_wins(
 ) -> Array:
     r"""J(BR(nu), nu) - J(pi, nu) = tau KL(pi || BR(nu)) >= 0: no policy does better against nu.
 
-    Proof: J(pi, nu) = tau E_pi[log ref + P nu / tau - log pi] + const, which is -tau KL(pi || BR(nu)) + const. Its optimality is also
-    tried directly, on policies between the best response and pi.
+    Proof: J(pi, nu) = tau E_pi[log ref + P nu / tau - log pi] + const, which is -tau KL(pi || BR(nu)) + const. Its
+    optimality is also tried directly, on policies between the best response and pi.
     """
     response = best_response(game, other)
     value = definitions.payoff(game.preference, game.ref_logp, game.tau, response, other)
@@ -69,8 +67,9 @@ def best_response_has_this_value(game: PreferenceGame, logp: Law, *, sign: float
 def gap_is_kl_to_best_response(game: PreferenceGame, logp: Law, *, factor: float = 1.0, swap: float = 0.0) -> Array:
     r"""max_a J(a, pi) - min_b J(pi, b) = 2 tau KL(pi || BR(pi)).
 
-    Proof: by antisymmetry the gap is 2 max_a J(a, pi) - 1 = 2 [J(BR, pi) - J(pi, pi)], and a KL-regularised linear objective
-    is sub-optimal by exactly tau KL to its maximiser. The left side plays the best response in both seats.
+    Proof: by antisymmetry the gap is 2 max_a J(a, pi) - 1 = 2 [J(BR, pi) - J(pi, pi)], and a KL-regularised linear
+    objective is sub-optimal by exactly tau KL to its maximiser. The left side plays the best response in both
+    seats.
     """
     response = best_response(game, logp)
     gap = payoff(game, response, logp) - payoff(game, logp, response)
@@ -80,7 +79,9 @@ def gap_is_kl_to_best_response(game: PreferenceGame, logp: Law, *, factor: float
 
 
 def gap_from_the_value(game: PreferenceGame, logp: Law, *, factor: float = 1.0, offset: float = 0.0) -> Array:
-    r"""gap(pi) = 2 [tau log sum ref e^{P pi / tau} + tau KL(pi || ref)] - 1: one log-sum-exp instead of two games played."""
+    r"""gap(pi) = 2 [tau log sum ref e^{P pi / tau} + tau KL(pi || ref)] - 1:
+    one log-sum-exp instead of two games played.
+    """
     by_hand = definitions.duality_gap(game.preference, game.ref_logp, game.tau, logp)
     return equal(by_hand, factor * duality_gap_by_value(game, logp) + offset)
 
@@ -90,7 +91,8 @@ def win_of_the_equilibrium(
 ) -> Array:
     r"""J(pi*, pi) = 1/2 + tau KL(pi || pi*), hence gap(pi) >= 2 tau KL(pi || pi*).
 
-    Proof: pi* is the best response to itself, so that J(pi, pi*) = 1/2 - tau KL(pi || pi*); antisymmetry turns it round.
+    Proof: pi* is the best response to itself, so that J(pi, pi*) = 1/2 - tau KL(pi || pi*); antisymmetry turns it
+    round.
     """
     won = definitions.payoff(game.preference, game.ref_logp, game.tau, equilibrium, logp)
     backward = pick(swap, kl(equilibrium, logp), kl(logp, equilibrium))
@@ -119,17 +121,18 @@ def hedge_improves(game: PreferenceGame, logp: Law, other: Law, *, factor: float
 
     Proof: log(pi' / pi) = P pi / eta - log Z; take the expectation under pi' and under pi, and subtract.
     """
-    eta = game.tau
+    eta = jnp.asarray(game.tau)
     after = geometric_step(logp, game.win_rate(logp), 1 / eta)
     won = definitions.wins(game.preference, after, logp)
     return equal(won, 0.5 + factor * eta * (definitions.kl(after, logp) + sign * definitions.kl(logp, after)))
 
 
 def proximal_step(table: Array, winner: Law, tau: Array, logp: Law, *, sign: float = 1.0, factor: float = 1.0) -> Array:
-    r"""KL(w || pi) = KL(w || pi') + KL(pi' || pi) + (P(w > pi') - 1/2) / tau, where pi' is the Nash with reference pi at tau
-    and w a Nash of the game without regularisation.
+    r"""KL(w || pi) = KL(w || pi') + KL(pi' || pi) + (P(w > pi') - 1/2) / tau, where pi' is the Nash with reference
+    pi at tau and w a Nash of the game without regularisation.
 
-    Proof: log pi' = log pi + P pi' / tau - log Z and log Z = 1/(2 tau) - KL(pi' || pi), by the expectation under pi' itself.
+    Proof: log pi' = log pi + P pi' / tau - log Z and log Z = 1/(2 tau) - KL(pi' || pi), by the expectation under
+    pi' itself.
     """
     after = nash(PreferenceGame(preference=table, ref_logp=logp, tau=tau))
     margin = definitions.wins(table, winner, after) - 0.5
@@ -138,7 +141,9 @@ def proximal_step(table: Array, winner: Law, tau: Array, logp: Law, *, sign: flo
 
 
 def dominated_reference(key: Array) -> tuple[PreferenceGame, Law]:
-    """One response beats all others surely, and the reference gives it e^{-u / (2 tau)}: there the bound is nearly attained."""
+    """One response beats all others surely, and the reference gives it e^{-u / (2 tau)}:
+    there the bound is nearly attained.
+    """
     game_key, u_key, tau_key, plain_key = jax.random.split(key, 4)
     tau = instances.log_uniform(tau_key, 0.01, 0.1)
     mass = jnp.exp(-jax.random.uniform(u_key, minval=0.3, maxval=1.5) / (2 * tau))
@@ -156,7 +161,8 @@ def dominated_reference(key: Array) -> tuple[PreferenceGame, Law]:
 def bias_of_regularisation(game: PreferenceGame, equilibrium: Law, *, factor: float = 2.0) -> Array:
     r"""2 (max_y P(y > pi*) - 1/2) <= 2 tau log(1 / min ref): how far the regularised Nash is from the original one.
 
-    Proof: log pi*(y) - log ref(y) = P(y > pi*) / tau - log Z with log Z = 1/(2 tau) - KL(pi* || ref); use pi*(y) <= 1 and KL >= 0.
+    Proof: log pi*(y) - log ref(y) = P(y > pi*) / tau - log Z with log Z = 1/(2 tau) - KL(pi* || ref); use pi*(y) <=
+    1 and KL >= 0.
     """
     smallest = jnp.min(jnp.where(jnp.isfinite(game.ref_logp), game.ref_logp, 0.0))
     by_sums = 2 * jnp.max(
@@ -171,7 +177,8 @@ def bias_of_regularisation(game: PreferenceGame, equilibrium: Law, *, factor: fl
 def jacobian_of_the_fixed_point(
     game: PreferenceGame, logp: Law, other: Law, *, sign: float = 1.0, real: float = 1.0
 ) -> Array:
-    r"""f(x) = x - M softmax(log ref + x) / tau has f' = I - M S / tau, S = diag(pi) - pi pi^T, whose eigenvalues are 1 +- i lambda / tau.
+    r"""f(x) = x - M softmax(log ref + x) / tau has f' = I - M S / tau, S = diag(pi) - pi pi^T, whose eigenvalues
+    are 1 +- i lambda / tau.
 
     M S is similar to a skew matrix (S^{1/2} M S^{1/2}), so that |eig| >= 1: Newton is always well posed.
     """
@@ -183,7 +190,7 @@ def jacobian_of_the_fixed_point(
         policy = weights / jnp.sum(weights)
         return x - sign * (game.preference - 0.5) @ policy / game.tau
 
-    matrix = _jacobian(offset, game.preference - 0.5, ref, game.tau)
+    matrix = _jacobian(offset, game.preference - 0.5, ref, jnp.asarray(game.tau))
     eigenvalues = jnp.linalg.eigvals(matrix)
     return both(
         equal(jax.jacfwd(f)(offset), matrix),
@@ -218,7 +225,8 @@ def smooth_game_with_tangent(key: Array) -> tuple[PreferenceGame, PreferenceGame
 def nash_is_differentiable(
     game: PreferenceGame, tangent: PreferenceGame, *, factor: float = 1.0, sign: float = 1.0
 ) -> Array:
-    r"""d pi* = dT with T the fixed-point map log pi -> log ref + P pi / tau - log Z, at the tangent (d log pi*, dP, d ref, d tau).
+    r"""d pi* = dT with T the fixed-point map log pi -> log ref + P pi / tau - log Z, at the tangent (d log pi*, dP,
+    d ref, d tau).
 
     The left side is the library's implicit derivative, the right side autodiff of the map, without a linear solve.
     """
@@ -271,10 +279,11 @@ def invariances(
 def hot_limit(
     game: PreferenceGame, equilibrium: Law, logp: Law, *, bound: float = 1.0, factor: float = 1.0, share: float = 0.5
 ) -> Array:
-    r"""tau [KL(pi* || ref) + KL(ref || pi*)] = P(pi* > ref) - 1/2 <= 1/2 and |log(pi* / ref)| <= 1 / tau: pi* -> ref as tau -> infinity.
+    r"""tau [KL(pi* || ref) + KL(ref || pi*)] = P(pi* > ref) - 1/2 <= 1/2 and |log(pi* / ref)| <= 1 / tau: pi* ->
+    ref as tau -> infinity.
 
-    Proof: the first is J(pi*, ref) = 1/2 + tau KL(ref || pi*) written out. The second: log(pi* / ref) = (M pi*) / tau - log Z, where both
-    terms lie in [-1/(2 tau), 1/(2 tau)].
+    Proof: the first is J(pi*, ref) = 1/2 + tau KL(ref || pi*) written out. The second: log(pi* / ref) = (M pi*) /
+    tau - log Z, where both terms lie in [-1/(2 tau), 1/(2 tau)].
     """
     alive = jnp.isfinite(game.ref_logp)
     distance = jnp.max(jnp.abs(jnp.where(alive, equilibrium, 0.0) - jnp.where(alive, game.ref_logp, 0.0)))
@@ -289,7 +298,9 @@ def hot_limit(
 def gap_is_a_distance(
     game: PreferenceGame, equilibrium: Law, logp: Law, *, blend: float = 0.0, bound: float = 1.0
 ) -> Array:
-    r"""gap >= 0, with equality at pi* and nowhere else: a policy with gap g has tau |pi - pi*|_1^2 <= g (Pinsker on gap >= 2 tau KL)."""
+    r"""gap >= 0, with equality at pi* and nowhere else:
+    a policy with gap g has tau |pi - pi*|_1^2 <= g (Pinsker on gap >= 2 tau KL).
+    """
     at = pick(blend, geometric_mixture(equilibrium, logp, blend), equilibrium)
     distance = jnp.abs(jnp.exp(logp) - jnp.exp(equilibrium)).sum()
     return both(
@@ -307,7 +318,8 @@ def matrix_only(key: Array) -> tuple[Array]:
 def original_nash_by_linear_program(preference: np.ndarray, *, uniform: float = 0.0, value: float = 0.5) -> Array:
     r"""The von Neumann winner x of any game has max_y P(y > x) = 1/2: the value of a symmetric game.
 
-    A linear program on the host, so that fewer instances are tried than elsewhere; games/L1 tries the closed form on 10,000 games.
+    A linear program on the host, so that fewer instances are tried than elsewhere; games/L1 tries the closed form
+    on 10,000 games.
     """
     size = preference.shape[-1]
     policy = np.full(size, 1 / size) if uniform else von_neumann_winner(preference)
@@ -317,7 +329,7 @@ def original_nash_by_linear_program(preference: np.ndarray, *, uniform: float = 
 
 
 _HERE = "derived in the docstring"
-_MUNOS: tuple[Any, ...] = ("Munos et al.", 2023, "2312.00886")
+_MUNOS = ("Munos et al.", 2023, "2312.00886")
 
 STATEMENTS = (
     Statement(
@@ -368,7 +380,8 @@ STATEMENTS = (
     Statement(
         id="games/I3",
         says="the equilibrium beats every policy by tau KL(policy || equilibrium)",
-        formula=r"J(\pi^*_\tau,\pi)=\tfrac12+\tau\,\mathrm{KL}(\pi\|\pi^*_\tau)\ \Rightarrow\ \mathrm{gap}(\pi)\ge2\tau\,\mathrm{KL}(\pi\|\pi^*_\tau)",
+        formula=r"J(\pi^*_\tau,\pi)=\tfrac12+\tau\,\mathrm{KL}(\pi\|\pi^*_\tau)"
+        r"\ \Rightarrow\ \mathrm{gap}(\pi)\ge2\tau\,\mathrm{KL}(\pi\|\pi^*_\tau)",
         slack=win_of_the_equilibrium,
         instance=instances.game_and_nash,
         source=Source("alignjax", 2026, "", _HERE),
@@ -386,7 +399,8 @@ STATEMENTS = (
     Statement(
         id="games/I5",
         says="one Hedge step wins by eta times the Jeffreys divergence",
-        formula=r"\pi'\propto\pi e^{P\pi/\eta}\Rightarrow P(\pi'\succ\pi)=\tfrac12+\eta[\mathrm{KL}(\pi'\|\pi)+\mathrm{KL}(\pi\|\pi')]",
+        formula=r"\pi'\propto\pi e^{P\pi/\eta}\Rightarrow P(\pi'\succ\pi)"
+        r"=\tfrac12+\eta[\mathrm{KL}(\pi'\|\pi)+\mathrm{KL}(\pi\|\pi')]",
         slack=hedge_improves,
         instance=instances.game_and_policies,
         source=Source(
@@ -397,7 +411,8 @@ STATEMENTS = (
     Statement(
         id="games/I6",
         says="a proximal step's decrease of KL to an original Nash, exactly",
-        formula=r"\mathrm{KL}(\pi^\dagger\|\pi_k)=\mathrm{KL}(\pi^\dagger\|\pi_{k+1})+\mathrm{KL}(\pi_{k+1}\|\pi_k)+\tfrac1\tau[P(\pi^\dagger\succ\pi_{k+1})-\tfrac12]",
+        formula=r"\mathrm{KL}(\pi^\dagger\|\pi_k)=\mathrm{KL}(\pi^\dagger\|\pi_{k"
+        r"+1})+\mathrm{KL}(\pi_{k+1}\|\pi_k)+\tfrac1\tau[P(\pi^\dagger\succ\pi_{k+1})-\tfrac12]",
         slack=proximal_step,
         instance=instances.cyclic_game,
         source=Source("Liu et al.", 2024, "2410.23223", "the exact form of its lemma, derived in the docstring"),
@@ -433,7 +448,8 @@ STATEMENTS = (
     Statement(
         id="games/I10",
         says="the equilibrium tends to the reference as tau grows, at rate 1/tau",
-        formula=r"|\log(\pi^*_\tau/\mu)|\le1/\tau,\quad \tau[\mathrm{KL}(\pi^*\|\mu)+\mathrm{KL}(\mu\|\pi^*)]=P(\pi^*\succ\mu)-\tfrac12",
+        formula=r"|\log(\pi^*_\tau/\mu)|\le1/\tau,\quad \tau[\mathrm{KL}(\pi^*\|\mu)+\mathrm{KL}(\mu\|\pi^*)]"
+        r"=P(\pi^*\succ\mu)-\tfrac12",
         slack=hot_limit,
         instance=instances.game_and_nash,
         source=Source("alignjax", 2026, "", _HERE),

@@ -67,7 +67,8 @@ def online_gradient_is_self_play(
 def mixture_gradient_is_centred(
     problem: Problem, logits: Logits, beta: Array, *, factor: float = 4.0, centre: float = 1.0, weight: float = 0.25
 ) -> Array:
-    r"""grad L = -(4 / beta) E_{y ~ nu} [grad log pi(y) (P(y > nu) - 1/2 - beta (x(y) - E_nu x))], nu = pi^{1-m} ref^m, x = log(pi / ref).
+    r"""grad L = -(4 / beta) E_{y ~ nu} [grad log pi(y) (P(y > nu) - 1/2 - beta (x(y) - E_nu x))], nu = pi^{1-m}
+    ref^m, x = log(pi / ref).
 
     Proof: games/R2. The centring matters: E_nu grad log pi is not 0 where nu is not pi (the paper's Prop. 5.1 as it is
     usually quoted leaves it out).
@@ -84,7 +85,9 @@ def mixture_gradient_is_centred(
 def shared_stationary_points(
     problem: Problem, logits: Logits, beta: Array, *, weight: float = 0.25, temperature: float = 1.0
 ) -> Array:
-    r"""IPO-MD and Nash-MD-PG of the same m are both stationary at pi ~ ref e^{P(y > pi^{1-m} ref^m)/beta}, the optimum of both."""
+    r"""IPO-MD and Nash-MD-PG of the same m are both stationary at pi ~ ref e^{P(y > pi^{1-m} ref^m)/beta},
+    the optimum of both.
+    """
     preference, ref_logp = _game(problem)
     hyper = {"beta": beta, "mixture": 0.25}
     optima = [methods[name].optimum(problem, **hyper) for name in ("ipo_md", "nash_md_pg")]
@@ -100,9 +103,11 @@ def shared_stationary_points(
 def mixture_is_the_equilibrium(
     problem: Problem, logits: Logits, beta: Array, *, hotter: float = 1.0, itself: float = 0.0
 ) -> Array:
-    r"""With pi ~ ref e^{P(y > nu)/beta} and nu = pi^{1-m} ref^m, nu is the Nash at beta / (1 - m), for every m in [0, 1].
+    r"""With pi ~ ref e^{P(y > nu)/beta} and nu = pi^{1-m} ref^m, nu is the Nash at beta / (1 - m), for every m in
+    [0, 1].
 
-    Proof: log nu = (1 - m) log pi + m log ref = log ref + (1 - m) P nu / beta + const. At m = 1, pi is the best response to ref.
+    Proof: log nu = (1 - m) log pi + m log ref = log ref + (1 - m) P nu / beta + const. At m = 1, pi is the best
+    response to ref.
     """
     preference, ref_logp = _game(problem)
     slacks = []
@@ -120,7 +125,9 @@ def mixture_is_the_equilibrium(
 def online_dpo_is_not_nash(
     problem: Problem, logits: Logits, beta: Array, *, at_nash: float = 0.0, factor: float = 1.0
 ) -> Array:
-    r"""Under Bradley-Terry online DPO is stationary at Gibbs(r, beta), the RLHF solution, and not at the Nash (the mutant)."""
+    r"""Under Bradley-Terry online DPO is stationary at Gibbs(r, beta), the RLHF solution,
+    and not at the Nash (the mutant).
+    """
     assert problem.reward is not None
     rated = Problem(ref_logp=problem.ref_logp, reward=problem.reward)
     rlhf = definitions.gibbs(problem.ref_logp, problem.reward, factor * beta)
@@ -145,8 +152,9 @@ def contrast_lowers_the_variance(
     r"""With an antisymmetric f and y, y' ~ pi, Var[(X_1 + X_2)/2] <= Var[X_1], X_1 = f(y, y') grad log pi(y) and
     X_2 = f(y', y) grad log pi(y'); both have online IPO's expected gradient. With two responses it is at least half.
 
-    Proof: X_1 and X_2 have the same law, and Cauchy-Schwarz bounds their covariance. With two responses E <X_1, X_2> is 4 (f p_1 p_2)^2 and
-    |E X_1|^2 is half of it, so that the covariance is positive. With three or more it can be negative: ratios down to 0.28 are
+    Proof: X_1 and X_2 have the same law, and Cauchy-Schwarz bounds their covariance. With two responses E <X_1,
+    X_2> is 4 (f p_1 p_2)^2 and |E X_1|^2 is half of it, so that the covariance is positive. With three or more it
+    can be negative: ratios down to 0.28 are
     met in random instances, so that "at least half" does not hold in general. All pairs are enumerated.
     """
     preference, ref_logp = _game(problem)

@@ -1,4 +1,6 @@
-r"""Sampled estimators of KL(pi || ref): their means, and the expected gradients of the losses they make, on a token tree."""
+r"""Sampled estimators of KL(pi || ref): their means, and the expected gradients of the losses they make,
+on a token tree.
+"""
 
 import functools
 from collections.abc import Callable
@@ -69,7 +71,8 @@ def gradient_of_estimator(
     r"""The expected gradient of the loss, on-policy, against the exact gradient that `ESTIMATORS` lists.
 
     Proofs, with s = grad log pi and E_pi s = 0: k1 gives E s = 0; k2 gives E h s = grad KL(pi || ref); k3 gives
-    E (1 - ref/pi) s = -E_ref s = grad KL(ref || pi); sg[k1] log pi gives E h s; (pi/sg pi) k3 gives E k3 s + E (1 - ref/pi) s = E h s.
+    E (1 - ref/pi) s = -E_ref s = grad KL(ref || pi); sg[k1] log pi gives E h s; (pi/sg pi) k3 gives E k3 s + E (1 -
+    ref/pi) s = E h s.
     """
     reverse = divergence_gradient(logits, ref_logits, forward=False)
     forward = divergence_gradient(logits, ref_logits, forward=True)
@@ -94,8 +97,9 @@ def _expected_token_gradient(loss: Callable[..., Array], logits: Nodes, ref_logi
 def reward_to_go_is_exact(logits: Nodes, ref_logits: Nodes, *, factor: float = 1.0, myopic: float = 0.0) -> Array:
     r"""E sum_n sg[sum_{m >= n} h_m] grad log pi(y_n | y_<n) = grad KL(pi || ref).
 
-    Proof: grad KL = E [sum_m h_m] [sum_n s_n]; for m < n, E[h_m s_n] = 0, the score of a later token having conditional mean 0. Leaving out
-    the later log-ratios as well (the mutant) is wrong as soon as there are two tokens.
+    Proof: grad KL = E [sum_m h_m] [sum_n s_n]; for m < n, E[h_m s_n] = 0, the score of a later token having
+    conditional mean 0. Leaving out the later log-ratios as well (the mutant) is wrong as soon as there are two
+    tokens.
     """
     to_go = _expected_token_gradient(kl_estimators.kl_tokens_to_go, logits, ref_logits)
     short = _expected_token_gradient(kl_estimators.kl_tokens_myopic, logits, ref_logits)
@@ -104,7 +108,8 @@ def reward_to_go_is_exact(logits: Nodes, ref_logits: Nodes, *, factor: float = 1
 
 
 def myopic_is_frozen(logits: Nodes, ref_logits: Nodes, *, factor: float = 1.0, exact: float = 0.0) -> Array:
-    r"""E sum_n sg[h_n] s_n = sum_n E_{sg[prefix]} grad KL(pi(. | prefix) || ref(. | prefix)): the prefixes' own law is left out.
+    r"""E sum_n sg[h_n] s_n = sum_n E_{sg[prefix]} grad KL(pi(. | prefix) || ref(. | prefix)): the prefixes' own law
+    is left out.
 
     Token-wise k2 has the same expected gradient.
     """
@@ -180,21 +185,47 @@ def _gradient(row: str, name: str, says: str, formula: str, zero: bool = False) 
     )
 
 
+_KL = r"\mathrm{KL}(\pi\|\pi_{\rm ref})"
+_FORWARD = r"\mathrm{KL}(\pi_{\rm ref}\|\pi)"
 _SCORE = r"\nabla\log\pi"
+
 STATEMENTS = (
-    _mean("K1", "k1", "the mean of k1 is KL(pi || ref)", r"\mathbb E_\pi[h]=\mathrm{KL}(\pi\|\pi_{\rm ref})"),
-    _mean("K2", "k2", "the mean of k2 is E h^2 / 2, which is not the KL", r"\mathbb E_\pi[k_2]=\tfrac12\mathbb E_\pi[h^2]"),
-    _mean("K3", "k3", "the mean of k3 is KL(pi || ref)", r"\mathbb E_\pi[e^{-h}-1+h]=\mathrm{KL}(\pi\|\pi_{\rm ref})"),
-    _mean("K4", "k3_weighted", "weighting by pi / sg[pi] leaves the mean of k3", r"\mathbb E_\pi[k_3\pi/\mathrm{sg}\,\pi]=\mathrm{KL}(\pi\|\pi_{\rm ref})"),
+    _mean("K1", "k1", "the mean of k1 is KL(pi || ref)", rf"\mathbb E_\pi[h]={_KL}"),
+    _mean(
+        "K2", "k2", "the mean of k2 is E h^2 / 2, which is not the KL", r"\mathbb E_\pi[k_2]=\tfrac12\mathbb E_\pi[h^2]"
+    ),
+    _mean("K3", "k3", "the mean of k3 is KL(pi || ref)", rf"\mathbb E_\pi[e^{{-h}}-1+h]={_KL}"),
+    _mean(
+        "K4",
+        "k3_weighted",
+        "weighting by pi / sg[pi] leaves the mean of k3",
+        rf"\mathbb E_\pi[k_3\pi/\mathrm{{sg}}\,\pi]={_KL}",
+    ),
     _gradient("K5", "k1", "as a loss, k1 has expected gradient 0", rf"\mathbb E_\pi[{_SCORE}]=0", zero=True),
-    _gradient("K6", "k2", "as a loss, k2 has the gradient of KL(pi || ref)", rf"\mathbb E_\pi[h{_SCORE}]=\nabla\mathrm{{KL}}(\pi\|\pi_{{\rm ref}})"),
-    _gradient("K7", "k3", "as a loss, k3 has the gradient of the forward KL(ref || pi)", rf"\mathbb E_\pi[(1-e^{{-h}}){_SCORE}]=\nabla\mathrm{{KL}}(\pi_{{\rm ref}}\|\pi)"),
-    _gradient("K8", "k1_in_reward", "k1 in the reward has the gradient of KL(pi || ref)", rf"\mathbb E_\pi[\mathrm{{sg}}[h]{_SCORE}]=\nabla\mathrm{{KL}}(\pi\|\pi_{{\rm ref}})"),
-    _gradient("K9", "k3_weighted", "importance-weighted k3 has the gradient of KL(pi || ref)", r"\mathbb E_\pi\nabla[\tfrac{\pi}{\mathrm{sg}\,\pi}k_3]=\nabla\mathrm{KL}(\pi\|\pi_{\rm ref})"),
+    _gradient("K6", "k2", "as a loss, k2 has the gradient of KL(pi || ref)", rf"\mathbb E_\pi[h{_SCORE}]=\nabla{_KL}"),
+    _gradient(
+        "K7",
+        "k3",
+        "as a loss, k3 has the gradient of the forward KL(ref || pi)",
+        rf"\mathbb E_\pi[(1-e^{{-h}}){_SCORE}]=\nabla{_FORWARD}",
+    ),
+    _gradient(
+        "K8",
+        "k1_in_reward",
+        "k1 in the reward has the gradient of KL(pi || ref)",
+        rf"\mathbb E_\pi[\mathrm{{sg}}[h]{_SCORE}]=\nabla{_KL}",
+    ),
+    _gradient(
+        "K9",
+        "k3_weighted",
+        "importance-weighted k3 has the gradient of KL(pi || ref)",
+        rf"\mathbb E_\pi\nabla[\tfrac{{\pi}}{{\mathrm{{sg}}\,\pi}}k_3]=\nabla{_KL}",
+    ),
     Statement(
         id="rl/K10",
         says="token by token, the reward-to-go of the log-ratio gives the gradient of KL(pi || ref)",
-        formula=r"\mathbb E\sum_n\big(\sum_{m\ge n}h_m\big)\nabla\log\pi(y_n|y_{<n})=\nabla\mathrm{KL}(\pi\|\pi_{\rm ref})",
+        formula=r"\mathbb E\sum_n\big(\sum_{m\ge n}h_m\big)\nabla\log\pi(y_n|y_{<n})"
+        r"=\nabla\mathrm{KL}(\pi\|\pi_{\rm ref})",
         slack=reward_to_go_is_exact,
         instance=instances.token_policies,
         source=Source("Munos et al.", 2023, "2312.00886", "Appendix F.2; derived in the docstring"),
@@ -203,7 +234,8 @@ STATEMENTS = (
     Statement(
         id="rl/K11",
         says="without the future, the gradient is that of conditional KLs at frozen prefixes",
-        formula=r"\mathbb E\sum_nh_n\nabla\log\pi(y_n|y_{<n})=\sum_n\mathbb E_{y_{<n}}\nabla\mathrm{KL}(\pi(\cdot|y_{<n})\|\pi_{\rm ref}(\cdot|y_{<n}))",
+        formula=r"\mathbb E\sum_nh_n\nabla\log\pi(y_n|y_{<n})=\sum_n\mathbb"
+        r" E_{y_{<n}}\nabla\mathrm{KL}(\pi(\cdot|y_{<n})\|\pi_{\rm ref}(\cdot|y_{<n}))",
         slack=myopic_is_frozen,
         instance=instances.token_policies,
         source=Source("Tang and Munos", 2025, "2506.09477", "the bias of token-level estimators"),
@@ -227,4 +259,4 @@ STATEMENTS = (
         source=Source("alignjax", 2026, "", "definition"),
         mutants=({"factor": 2.0}, {"swap": 1.0}),
     ),
-)  # fmt: skip
+)

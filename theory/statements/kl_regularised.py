@@ -21,7 +21,9 @@ Reward = Float[Array, "A"]
 def value_of_the_optimum(
     ref_logp: Law, reward: Reward, beta: Array, logp: Law, *, factor: float = 1.0, power: float = 1.0
 ) -> Array:
-    r"""J(pi*) = beta log Z with pi* = ref e^{r/beta} / Z. Proof: r = beta (log pi* - log ref + log Z); take E under pi*."""
+    r"""J(pi*) = beta log Z with pi* = ref e^{r/beta} / Z.
+    Proof: r = beta (log pi* - log ref + log Z); take E under pi*.
+    """
     optimum = alignjax.gibbs(ref_logp, reward, beta)
     log_z = jnp.log(jnp.sum(jnp.exp(ref_logp + (reward - reward.max()) / beta))) + reward.max() / beta
     return both(
@@ -72,7 +74,9 @@ def derivatives_of_the_value(
 def dual_of_the_value(
     ref_logp: Law, reward: Reward, beta: Array, logp: Law, *, shift: float = 0.0, factor: float = 1.0
 ) -> Array:
-    r"""V* = min_V V - beta + beta E_ref e^{(r - V)/beta}, attained at V = V*. Proof: convex in V, derivative 1 - E_ref e^{(r - V)/beta}."""
+    r"""V* = min_V V - beta + beta E_ref e^{(r - V)/beta}, attained at V = V*.
+    Proof: convex in V, derivative 1 - E_ref e^{(r - V)/beta}.
+    """
     value = alignjax.optimal_value(ref_logp, reward, beta)
 
     def dual(v: Array) -> Array:
@@ -87,7 +91,9 @@ def dual_of_the_value(
 def regularised_reward_is_flat(
     ref_logp: Law, reward: Reward, beta: Array, logp: Law, *, sign: float = 1.0, factor: float = 1.0
 ) -> Array:
-    r"""R_beta(y) - V* = -beta log(pi(y) / pi*(y)): constant in y iff pi = pi*, and then V*. Proof: put r = beta log(pi*/ref) + V* in."""
+    r"""R_beta(y) - V* = -beta log(pi(y) / pi*(y)): constant in y iff pi = pi*, and then V*.
+    Proof: put r = beta log(pi*/ref) + V* in.
+    """
     optimum = definitions.gibbs(ref_logp, reward, beta)
     value = definitions.objective(optimum, ref_logp, reward, beta)
     alive = jnp.isfinite(logp)
@@ -100,7 +106,9 @@ def regularised_reward_is_flat(
 def shift_and_scale(
     ref_logp: Law, reward: Reward, beta: Array, logp: Law, *, moved: float = 1.0, scaled: float = 3.0
 ) -> Array:
-    r"""r -> r + c leaves the optimum and every regret and adds c to V*; (r, beta) -> (s r, s beta) leaves the optimum."""
+    r"""r -> r + c leaves the optimum and every regret and adds c to V*;
+    (r, beta) -> (s r, s beta) leaves the optimum.
+    """
     c, s = 0.7, 3.0
     optimum = alignjax.gibbs(ref_logp, reward, beta)
     return both(
@@ -120,7 +128,9 @@ def shift_and_scale(
 def policy_gradient_of_the_objective(
     ref_logp: Law, reward: Reward, beta: Array, logp: Law, *, sign: float = 1.0, baseline: float = 1.0
 ) -> Array:
-    r"""grad_theta J = pi (R_beta - E_pi R_beta) for softmax logits: the derivative of log pi inside R_beta contributes nothing."""
+    r"""grad_theta J = pi (R_beta - E_pi R_beta) for softmax logits:
+    the derivative of log pi inside R_beta contributes nothing.
+    """
     alive = jnp.isfinite(logp)
     logits = jnp.where(alive, logp, -jnp.inf)
     gradient = jax.grad(lambda x: alignjax.objective(log_softmax(x), ref_logp, reward, beta))(logits)
@@ -144,7 +154,9 @@ def bases(key: Array) -> tuple[Law, Law, Law, Reward, Array]:
 def tilt_is_a_product(
     a: Law, b: Law, c: Law, score: Reward, scale: Array, *, weight: float = 0.7, sign: float = 1.0, unused: float = 0.0
 ) -> Array:
-    r"""tilt((a, b, c), (.7, .3, 0), s, k) is a^.7 b^.3 e^{k s} / Z; a base of weight 0 does not matter, not even its zeros."""
+    r"""tilt((a, b, c), (.7, .3, 0), s, k) is a^.7 b^.3 e^{k s} / Z;
+    a base of weight 0 does not matter, not even its zeros.
+    """
     product = jnp.exp(a) ** weight * jnp.exp(b) ** 0.3 * jnp.exp(c) ** unused * jnp.exp(sign * scale * score)
     holes = jnp.where(jnp.arange(a.size) == 1, -jnp.inf, c)
     found = alignjax.tilt((a, b, holes), jnp.array([0.7, 0.3, 0.0]), score, scale)

@@ -45,7 +45,9 @@ def three_margins(key: Array) -> tuple[Array, Array, Array]:
 
 
 def generalised_rps(a: Array, b: Array, c: Array, *, shuffle: float = 0.0, sign: float = 1.0) -> Array:
-    r"""M_12 = a, M_23 = b, M_31 = c: the Nash plays each response by the margin of the edge it does not touch, (b, c, a) / (a + b + c)."""
+    r"""M_12 = a, M_23 = b, M_31 = c: the Nash plays each response by the margin of the edge it does not touch, (b,
+    c, a) / (a + b + c).
+    """
     table = library.rock_paper_scissors(a, b, c)
     edges = jnp.stack([table[0, 1], table[1, 2], table[2, 0]]) - 0.5
     policy = pick(shuffle, jnp.stack([a, b, c]), jnp.stack([b, c, a])) / (a + b + c)
@@ -64,7 +66,9 @@ def nothing(key: Array) -> tuple[Array]:
 
 
 def dice_game(u: Array, *, wins: float = 5 / 9, shuffle: float = 0.0) -> Array:
-    r"""Of {2,4,9}, {1,6,8}, {3,5,7} each beats the next with probability 5/9, counted over all 9 throws; the Nash is uniform."""
+    r"""Of {2,4,9}, {1,6,8}, {3,5,7} each beats the next with probability 5/9, counted over all 9 throws;
+    the Nash is uniform.
+    """
     dice = ((2, 4, 9), (1, 6, 8), (3, 5, 7))
     counted = [[sum(x > y for x, y in itertools.product(p, q)) / 9 if p != q else 0.5 for q in dice] for p in dice]
     table = library.dice()
@@ -82,7 +86,9 @@ def epsilon(key: Array) -> tuple[Array]:
 
 
 def three_types_game(eps: Array, *, factor: float = 1.0, sign: float = 1.0) -> Array:
-    r"""Mass 1/3 - eps prefers 2 to 1, mass 1/3 + eps/2 prefers 1 to 3, as much 3 to 2; the Nash is (1/3 + eps/2, 1/3 + eps/2, 1/3 - eps)."""
+    r"""Mass 1/3 - eps prefers 2 to 1, mass 1/3 + eps/2 prefers 1 to 3, as much 3 to 2;
+    the Nash is (1/3 + eps/2, 1/3 + eps/2, 1/3 - eps).
+    """
     masses = (1 / 3 - eps, 1 / 3 + eps / 2, 1 / 3 + eps / 2)
     strict = ((1, 0), (0, 2), (2, 1))  # (winner, loser) of each type
     table = 0.5 * jnp.ones((3, 3))
@@ -123,7 +129,9 @@ def circulant_game(m: Array, *, sign: float = 1.0, lean: float = 0.0) -> Array:
 
 
 def constrained_game(u: Array, *, odds: float = 50 / 99, best: float = 9.0) -> Array:
-    r"""Where pi_1 = 2 pi_2 is forced, reward picks (2/3, 1/3, 0) and win-rate picks (0, 0, 1), which beats it with probability 50/99."""
+    r"""Where pi_1 = 2 pi_2 is forced, reward picks (2/3, 1/3, 0) and win-rate picks (0, 0, 1),
+    which beats it with probability 50/99.
+    """
     reward, table = library.constrained_rewards()
     feasible = jnp.stack([2 * u / 3, u / 3, 1 - u])
     by_reward, by_wins = jnp.array([2 / 3, 1 / 3, 0.0]), jnp.array([0.0, 0.0, 1.0])
@@ -148,7 +156,8 @@ def annotators(key: Array) -> tuple[Float[Array, "2 A"], Float[Array, "3 A"], Ar
 def annotators_by_hand(
     two: Array, three: Array, weight: Array, *, unequal: float = 0.0, sign: float = 1.0, factor: float = 1.0
 ) -> Array:
-    r"""sum_m w_m sigma(r_mi - r_mj). Two annotators of equal weight follow the order of r_1 + r_2, so that there is no cycle.
+    r"""sum_m w_m sigma(r_mi - r_mj). Two annotators of equal weight follow the order of r_1 + r_2, so that there is
+    no cycle.
 
     Proof: sigma(a) + sigma(b) > 1 iff a + b > 0. With unequal weights (the mutant) the order is another.
     """
@@ -208,7 +217,9 @@ def bandit_instance(key: Array) -> tuple[Float[Array, "A"], Float[Array, "A"], A
 
 
 def bandit_tables(reward: Array, ref_logp: Array, data: Array, *, sign: float = 1.0, factor: float = 1.0) -> Array:
-    r"""A bandit's table has its mean rewards and their Bradley-Terry preferences; noise-free pulls are the means; log-linear policies."""
+    r"""A bandit's table has its mean rewards and their Bradley-Terry preferences; noise-free pulls are the means;
+    log-linear policies.
+    """
     bandit = Bandit(reward=reward, ref_logp=ref_logp)
     problem = bandit.problem()
     pulls = bandit.pull(jax.random.wrap_key_data(data), jnp.array([3, 0, 3]))

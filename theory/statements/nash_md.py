@@ -35,8 +35,8 @@ def one_step_inequality(
 ) -> Array:
     r"""KL(pi* || pi_{t+1}) <= (1 - h tau) KL(pi* || pi_t) + h^2 / 8; the paper has 2 h^2.
 
-    Proof: for pi+ ~ pi- e^d, KL(p || pi+) <= KL(p || pi-) + <pi- - p, d> + range(d)^2 / 8 (Hoeffding); here d = h P pi^mu lies in
-    [0, h], and the inner product and the mixture's own divergence are dealt with as in the paper.
+    Proof: for pi+ ~ pi- e^d, KL(p || pi+) <= KL(p || pi-) + <pi- - p, d> + range(d)^2 / 8 (Hoeffding); here d = h P
+    pi^mu lies in [0, h], and the inner product and the mixture's own divergence are dealt with as in the paper.
     """
     after = nash_md(game, logp, step, game.win_rate)
     bound = (1 - contraction * step * game.tau) * definitions.kl(equilibrium, logp) + constant * step**2
@@ -44,7 +44,8 @@ def one_step_inequality(
 
 
 def theorem(game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, constant: float = 0.5) -> Array:
-    r"""With h_t = 2 / (tau (t + 2)), KL(pi* || pi_T) <= 1 / (2 tau^2 (T + 1)) at every T; the paper has 8 / (tau^2 (T + 1)).
+    r"""With h_t = 2 / (tau (t + 2)), KL(pi* || pi_T) <= 1 / (2 tau^2 (T + 1)) at every T; the paper has 8 / (tau^2
+    (T + 1)).
 
     Proof: the paper's induction on NM1, whose h^2 / 8 is a sixteenth of its 2 h^2.
     """
@@ -56,13 +57,15 @@ def theorem(game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, c
 def theorem_schedule(
     game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, factor: float = 1.0, offset: float = 2.0
 ) -> Array:
-    r"""h_t tau (t + 2) = 2, so that h_0 tau = 1 and pi_1 = ref e^{P(y > ref)/tau} / Z, whatever pi_0 was, zeros included."""
+    r"""h_t tau (t + 2) = 2, so that h_0 tau = 1 and pi_1 = ref e^{P(y > ref)/tau} / Z, whatever pi_0 was,
+    zeros included.
+    """
     times = jnp.arange(10.0)
     deterministic = jnp.where(jnp.arange(logp.size) == jnp.argmax(game.ref_logp), 0.0, -jnp.inf)
     first = solve(game, "nash_md", num_steps=1, step_size="theorem", init_logp=deterministic).logp
     expected = definitions.best_response(game.preference, game.ref_logp, factor * game.tau, game.ref_logp)
     return both(
-        equal(nash_md_theorem_step(times, game.tau) * game.tau * (times + offset), 2 * factor),
+        equal(nash_md_theorem_step(times, jnp.asarray(game.tau)) * game.tau * (times + offset), 2 * factor),
         equal(jnp.exp(first), jnp.exp(expected)),
     )
 
@@ -70,7 +73,8 @@ def theorem_schedule(
 def constant_step_fixed_point(
     game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, factor: float = 1.0, itself: float = 0.0
 ) -> Array:
-    r"""Nash-MD with a constant step stays at pi ~ ref e^{P(y > pi^mu)/tau}, whose mixture pi^mu is the Nash at tau / (1 - h tau).
+    r"""Nash-MD with a constant step stays at pi ~ ref e^{P(y > pi^mu)/tau}, whose mixture pi^mu is the Nash at tau
+    / (1 - h tau).
 
     So it does not converge to the Nash at tau (the mutant).
     """
@@ -95,7 +99,9 @@ def steps_by_hand(
     factor: float = 1.0,
     stale: float = 0.0,
 ) -> Array:
-    r"""pi_{t+1} ~ pi_t^{1 - h tau} ref^{h tau} e^{h P(y > opponent)}; opponents: the mixture, the policy, the reference, pi^{1-m} ref^m."""
+    r"""pi_{t+1} ~ pi_t^{1 - h tau} ref^{h tau} e^{h P(y > opponent)}; opponents:
+    the mixture, the policy, the reference, pi^{1-m} ref^m.
+    """
     h = 0.5 * step
     weight = factor * h * game.tau
     centre = definitions.mixture(logp, game.ref_logp, weight)
@@ -115,7 +121,9 @@ def steps_by_hand(
 def solve_is_a_loop(
     game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, factor: float = 1.0, sign: float = 1.0
 ) -> Array:
-    r"""`solve` applies the step again and again, keeps the trajectory from the start, and reports the duality gap of the end."""
+    r"""`solve` applies the step again and again, keeps the trajectory from the start,
+    and reports the duality gap of the end.
+    """
     found = solve(game, "self_play", num_steps=3, step_size=0.3 * step, init_logp=logp)
     rows = [logp]
     for _ in range(3):
@@ -128,7 +136,7 @@ def solve_is_a_loop(
     )
 
 
-# --- policy gradients ---------------------------------------------------------------------------------------------------
+# --- policy gradients -----------------------------------------------------------------------------------------------
 
 
 def _ascent(problem: Problem, logits: Logits, beta: Array, opponent: Law) -> Array:
@@ -146,7 +154,9 @@ def _ascent(problem: Problem, logits: Logits, beta: Array, opponent: Law) -> Arr
 def policy_gradient_against_the_mixture(
     problem: Problem, logits: Logits, beta: Array, *, weight: float = 0.25, sign: float = 1.0, moving: float = 0.0
 ) -> Array:
-    r"""Nash-MD-PG's population gradient is -grad [P(pi > sg[pi^{1-m} ref^m]) - beta KL(pi || ref)]; 1/2 is a baseline."""
+    r"""Nash-MD-PG's population gradient is -grad [P(pi > sg[pi^{1-m} ref^m]) - beta KL(pi || ref)];
+    1/2 is a baseline.
+    """
     opponent = definitions.mixture(definitions.softmax_of(logits), problem.ref_logp, weight)
     found = population_grad("nash_md_pg", problem, logits, beta=beta, mixture=0.25)
     grouped = population_grad("nash_md_pg", problem, logits, beta=beta, mixture=0.25, group_size=2)
@@ -198,7 +208,8 @@ def token_gradient_is_the_sequence_gradient(
     factor: float = 1.0,
     myopic: float = 0.0,
 ) -> Array:
-    r"""nash_md_pg_token, token by token with the reward-to-go of the KL, has the gradient of P(pi > sg[opponent]) - beta KL.
+    r"""nash_md_pg_token, token by token with the reward-to-go of the KL, has the gradient of P(pi > sg[opponent]) -
+    beta KL.
 
     Without the future log-ratios (the mutant: conditional KLs at frozen prefixes) the gradient is another one.
     """
@@ -227,7 +238,9 @@ def token_gradient_is_the_sequence_gradient(
 
 
 def mixing_logits(logp: Law, logq: Law, *, shift: float = 0.0, weight: float = 0.3) -> Array:
-    r"""log pi^{1-m} ref^m is the log-softmax of (1 - m) z + m z_ref for raw logits as for log-probs; m = 0 and 1 are the ends."""
+    r"""log pi^{1-m} ref^m is the log-softmax of (1 - m) z + m z_ref for raw logits as for log-probs;
+    m = 0 and 1 are the ends.
+    """
     raw = geometric_mixture(logp + 3.0, logq - 2.0 + shift * jnp.arange(logq.size), 0.3)
     product = jnp.exp(logp) ** (1 - weight) * jnp.exp(logq) ** weight
     return both(
@@ -239,7 +252,9 @@ def mixing_logits(logp: Law, logq: Law, *, shift: float = 0.0, weight: float = 0
 
 
 def token_mixture_is_another(logits: Any, ref_logits: Any, *, token: float = 0.0, swap: float = 0.0) -> Array:
-    r"""A sequence mixture's log-ratio to pi^{1-m} ref^m is one constant; mixing prefix by prefix (the mutant) gives another law."""
+    r"""A sequence mixture's log-ratio to pi^{1-m} ref^m is one constant;
+    mixing prefix by prefix (the mutant) gives another law.
+    """
     logp, ref_logp = sequence_logp(logits), sequence_logp(ref_logits)
     nodes = tuple(geometric_mixture(a, b, 0.4) for a, b in zip(logits, ref_logits, strict=True))
     mixed = pick(token, TREE.leaf_logp(nodes), geometric_mixture(logp, ref_logp, pick(swap, 0.6, 0.4)))

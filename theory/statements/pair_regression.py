@@ -1,4 +1,6 @@
-r"""The pair-regression lemma behind IPO, INPO and EGPO: squared loss of differences x(y) - x(y') against an antisymmetric target."""
+r"""The pair-regression lemma behind IPO, INPO and EGPO:
+squared loss of differences x(y) - x(y') against an antisymmetric target.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,8 @@ def _parts(problem: Problem) -> tuple[Array, Array]:
 def minimiser_is_the_mean_target(problem: Problem, logits: Logits, beta: Array, *, factor: float = 1.0) -> Array:
     r"""x(y) = E_{y' ~ nu} t(y, y') + const minimises E_{nu x nu} (x - x' - t)^2, for every antisymmetric t.
 
-    Proof: the derivative in x(y) is 4 nu(y) (x(y) - E x - E_{y'} t(y, y')), t being antisymmetric. Here t = (2 P - 1) / (2 beta).
+    Proof: the derivative in x(y) is 4 nu(y) (x(y) - E x - E_{y'} t(y, y')), t being antisymmetric. Here t = (2 P -
+    1) / (2 beta).
     """
     preference, law = _parts(problem)
     target = (2 * preference - 1) / (2 * beta)
@@ -46,7 +49,8 @@ def gradient_on_logits(
 def hard_labels_are_a_soft_target(
     problem: Problem, logits: Logits, beta: Array, *, factor: float = 1.0, sign: float = 1.0
 ) -> Array:
-    r"""E_label (x_w - x_l - c)^2 - E (x - x' - c (2 P - 1))^2 is the same number for every policy, E c^2 (1 - (2 P - 1)^2).
+    r"""E_label (x_w - x_l - c)^2 - E (x - x' - c (2 P - 1))^2 is the same number for every policy, E c^2 (1 - (2 P
+    - 1)^2).
 
     So a hard-label constant c is a step 2 c against the opponent that draws the pairs. Here c = 1 / (2 beta).
     """
@@ -67,7 +71,8 @@ def potential_targets_need_no_law(
 ) -> Array:
     r"""If t(y, y') = u(y) - u(y') the minimiser is x = u + const for every two full-support laws of y and y'.
 
-    Proof: the loss is then E ((x - u)(y) - (x - u)(y'))^2 >= 0, and 0 there. A cyclic target (the mutant) needs equal laws.
+    Proof: the loss is then E ((x - u)(y) - (x - u)(y'))^2 >= 0, and 0 there. A cyclic target (the mutant) needs
+    equal laws.
     """
     assert problem.reward is not None
     u = 0.2 * jnp.tanh(problem.reward)
@@ -84,7 +89,8 @@ def potential_targets_need_no_law(
 def third_sample_is_unbiased(
     problem: Problem, logits: Logits, beta: Array, *, factor: float = 1.0, sign: float = 1.0
 ) -> Array:
-    r"""t = h [P(y, y'') - P(y', y'')] with one sampled opponent y'' has the expected gradient of t = h [P(y > nu) - P(y' > nu)].
+    r"""t = h [P(y, y'') - P(y', y'')] with one sampled opponent y'' has the expected gradient of t = h [P(y > nu) -
+    P(y' > nu)].
 
     Proof: the gradient is linear in t. All triples (y, y', y'') are enumerated; y, y' are uniform, y'' follows nu.
     """

@@ -1,5 +1,6 @@
 r"""Losses on pairs (DPO, IPO, f-DPO, hinges): their formulas, minimisers, minimum values and invariances."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -41,7 +42,9 @@ def _evaluate(name: str, logp: Pair, ref_logp: Pair, p: Array, **hyper: Any) -> 
 def dpo_formula(
     logp: Pair, ref_logp: Pair, p: Array, beta: Array, eps: Array, *, sign: float = 1.0, factor: float = 1.0
 ) -> Array:
-    r"""-P log sigma(beta D) - (1 - P) log sigma(-beta D), D = h_0 - h_1, and its gradient -beta sigma(-beta D) grad D."""
+    r"""-P log sigma(beta D) - (1 - P) log sigma(-beta D), D = h_0 - h_1,
+    and its gradient -beta sigma(-beta D) grad D.
+    """
     margin = sign * factor * beta * ((logp[0] - logp[1]) - (ref_logp[0] - ref_logp[1]))
     win, lose = definitions.minus_log_sigmoid(margin), definitions.minus_log_sigmoid(-margin)
     soft, hard = _evaluate("dpo", logp, ref_logp, p, beta=beta)
@@ -88,7 +91,9 @@ def hinge_formula(
 def slic_formula(
     logp: Pair, ref_logp: Pair, p: Array, beta: Array, eps: Array, *, sign: float = 1.0, factor: float = 1.0
 ) -> Array:
-    r"""P max(0, delta - log pi_0 + log pi_1) + (1 - P) max(0, delta + log pi_0 - log pi_1): the reference plays no part."""
+    r"""P max(0, delta - log pi_0 + log pi_1) + (1 - P) max(0, delta + log pi_0 - log pi_1):
+    the reference plays no part.
+    """
     margin, delta = sign * (logp[0] - logp[1]), factor * beta
     win, lose = jnp.where(margin < delta, delta - margin, 0.0), jnp.where(margin > -delta, delta + margin, 0.0)
     soft, hard = _evaluate("slic", logp, ref_logp, p, delta=beta)
@@ -106,21 +111,22 @@ def ipo_formula(
     return both(equal(soft, p * win + (1 - p) * lose), equal(hard, win))
 
 
-# --- minimisers ---------------------------------------------------------------------------------------------------------
+# --- minimisers -----------------------------------------------------------------------------------------------------
 
 
 def dpo_minimiser(problem: Problem, logits: Logits, beta: Array, *, factor: float = 1.0, shift: float = 0.0) -> Array:
     r"""Gibbs(r, beta) minimises DPO for every pair law nu_0 x nu_1 of full support; the minimum is E H(sigma(r - r')).
 
-    Proof: each pair's cross-entropy is at least the entropy of its label, with equality iff beta (h - h') = r - r'; Gibbs attains
-    it in all pairs at once.
+    Proof: each pair's cross-entropy is at least the entropy of its label, with equality iff beta (h - h') = r - r';
+    Gibbs attains it in all pairs at once.
     """
     reward = problem.reward
     assert reward is not None and isinstance(problem.sampler_logp, tuple)
     optimum = definitions.gibbs(problem.ref_logp, reward, factor * beta)
     label = definitions.sigmoid(definitions.outer_difference(reward))
     entropy = label * definitions.minus_log_sigmoid(definitions.outer_difference(reward))
-    least = definitions.pair_mean(*problem.sampler_logp, entropy + entropy.T)
+    first, second = problem.sampler_logp
+    least = definitions.pair_mean(first, second, entropy + entropy.T)
     return both(
         equal(population_grad("dpo", problem, optimum, beta=beta), 0.0),
         equal(population_loss("dpo", problem, optimum, beta=beta), least + shift),
@@ -139,9 +145,8 @@ def label_noise_minimisers(
     assert problem.reward is not None
     clean = definitions.sigmoid(definitions.outer_difference(jnp.clip(problem.reward, -0.3, 0.3)))
     optimum = definitions.gibbs(problem.ref_logp, jnp.clip(problem.reward, -0.3, 0.3), factor * beta)
-    laws = {"ref_logp": problem.ref_logp, "sampler_logp": problem.sampler_logp}
-    sharper = Problem(preference=(clean - noise) / (1 - 2 * noise), **laws)
-    noisy = Problem(preference=(1 - noise) * clean + noise * (1 - clean), **laws)
+    sharper = dataclasses.replace(problem, preference=(clean - noise) / (1 - 2 * noise))
+    noisy = dataclasses.replace(problem, preference=(1 - noise) * clean + noise * (1 - clean))
     found = [
         methods["cdpo"].optimum(sharper, beta=beta, label_smoothing=0.2),
         methods["robust_dpo"].optimum(noisy, beta=beta, label_smoothing=0.2),
@@ -174,7 +179,9 @@ def ipo_minimiser(problem: Problem, logits: Logits, beta: Array, *, factor: floa
 
 
 def ipo_two_laws(problem: Problem, logits: Logits, beta: Array, *, one_law: float = 0.0, factor: float = 1.0) -> Array:
-    r"""With two laws the minimiser solves weighted least squares; IPO's closed form for one law is not stationary then."""
+    r"""With two laws the minimiser solves weighted least squares;
+    IPO's closed form for one law is not stationary then.
+    """
     assert isinstance(problem.sampler_logp, tuple)
     noise = 0.4 * jnp.sin(5 * logits)
     table = 0.5 + jnp.tril(0.3 * jnp.cos(definitions.outer_difference(7 * noise)), -1)

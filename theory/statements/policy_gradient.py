@@ -1,4 +1,6 @@
-r"""Policy-gradient methods: the exact expected gradients of what they compute, group statistics, and the generic pieces."""
+r"""Policy-gradient methods: the exact expected gradients of what they compute, group statistics,
+and the generic pieces.
+"""
 
 import functools
 import itertools
@@ -32,8 +34,8 @@ def gradient_is_that_of_the_objective(
 ) -> Array:
     r"""On-policy the population gradient is -grad [E r - beta KL(pi || ref)], exactly, baseline or not.
 
-    Proof: E over the sampler of sg[A] grad log pi is the policy gradient of A; a term that does not depend on the response of the score adds
-    E grad log pi = 0, and so do the other responses of a leave-one-out baseline.
+    Proof: E over the sampler of sg[A] grad log pi is the policy gradient of A; a term that does not depend on the
+    response of the score adds E grad log pi = 0, and so do the other responses of a leave-one-out baseline.
     """
     with_value = Problem(ref_logp=problem.ref_logp, reward=problem.reward, value=jnp.asarray(0.3))
     found = population_grad(name, problem, logits, beta=beta, group_size=group_size)
@@ -57,10 +59,11 @@ def small_group_problem(key: Array) -> tuple[Problem, Logits, Array]:
 def dr_grpo_gradient(
     problem: Problem, logits: Logits, beta: Array, *, share: float = 2 / 3, reverse: float = 0.0, sign: float = 1.0
 ) -> Array:
-    r"""On-policy dr_grpo descends -(K - 1)/K E r + beta KL(ref || pi): a smaller step on the reward, and the forward KL.
+    r"""On-policy dr_grpo descends -(K - 1)/K E r + beta KL(ref || pi): a smaller step on the reward, and the
+    forward KL.
 
-    Proof: r_i - mean r is (K - 1)/K of the leave-one-out advantage; k3 as a loss has the gradient pi - ref of the forward KL. Its optimum has
-    (K - 1)/K r + beta ref/pi constant.
+    Proof: r_i - mean r is (K - 1)/K of the leave-one-out advantage; k3 as a loss has the gradient pi - ref of the
+    forward KL. Its optimum has (K - 1)/K r + beta ref/pi constant.
     """
     assert problem.reward is not None
     logp = definitions.softmax_of(logits)
@@ -97,7 +100,9 @@ def _group_advantage_gradient(problem: Problem, logits: Logits, normalise: bool)
 def grpo_gradient(
     problem: Problem, logits: Logits, beta: Array, *, factor: float = 1.0, sign: float = 1.0, scale: float = 1.0
 ) -> Array:
-    r"""On-policy grpo descends its group-normalised advantage and the forward KL; scaling and shifting the reward change nothing."""
+    r"""On-policy grpo descends its group-normalised advantage and the forward KL;
+    scaling and shifting the reward change nothing.
+    """
     assert problem.reward is not None
     moved = Problem(ref_logp=problem.ref_logp, reward=3.0 * problem.reward + 0.7)
     p, q = jnp.exp(definitions.softmax_of(logits)), jnp.exp(problem.ref_logp)
@@ -123,7 +128,8 @@ def off_policy(key: Array) -> tuple[Problem, Logits, Array]:
 def ppo_is_clipped(
     problem: Problem, logits: Logits, beta: Array, *, clip: float = 0.2, pessimist: float = 1.0, old_kl: float = 1.0
 ) -> Array:
-    r"""E_{old} of -min(rho A, clip(rho) A) with A = r - beta log(old / ref) - V, and the gradient -rho A where the clip does not act.
+    r"""E_{old} of -min(rho A, clip(rho) A) with A = r - beta log(old / ref) - V, and the gradient -rho A where the
+    clip does not act.
 
     It does not act where A (rho - 1) is within c |A|: the pessimistic side only.
     """
@@ -144,7 +150,7 @@ def ppo_is_clipped(
     )
 
 
-# --- pieces -------------------------------------------------------------------------------------------------------------
+# --- pieces ---------------------------------------------------------------------------------------------------------
 
 
 def leave_one_out_by_loops(
@@ -180,7 +186,8 @@ def losses_of_a_group(
 ) -> Array:
     r"""The gradient of each loss on a masked group: -(1/n) A_i for what is kept, 0 for what is not.
 
-    reinforce: A = r - beta h; rloo: that minus the mean of the others; grpo: (r - mean)/std, and beta (1 - e^{-h}) of k3.
+    reinforce: A = r - beta h; rloo: that minus the mean of the others; grpo: (r - mean)/std, and beta (1 - e^{-h})
+    of k3.
     """
     beta, kept = 0.3, mask.astype(reward.dtype)
     count = jnp.sum(kept)
@@ -253,7 +260,9 @@ def certain_draw(key: Array) -> tuple[Problem, Logits, Array, Array, Array]:
 def sampling_is_enumeration(
     problem: Problem, logits: Logits, beta: Array, i: Array, j: Array, *, flip: float = 0.0, factor: float = 1.0
 ) -> Array:
-    r"""Where the samplers are point masses, the population loss, the sampled loss and their gradients are the loss of that pair."""
+    r"""Where the samplers are point masses, the population loss,
+    the sampled loss and their gradients are the loss of that pair.
+    """
     assert problem.reward is not None
     logp = definitions.softmax_of(logits)
     h = logp - problem.ref_logp
@@ -276,7 +285,9 @@ def sampling_is_enumeration(
 def fit_is_gradient_descent(
     problem: Problem, logits: Logits, beta: Array, *, rate: float = 0.3, sign: float = 1.0, moved: float = 0.0
 ) -> Array:
-    r"""Two steps of `fit` are theta - rate grad L, twice, from the given policy; the trace holds the losses met on the way."""
+    r"""Two steps of `fit` are theta - rate grad L, twice, from the given policy;
+    the trace holds the losses met on the way.
+    """
     assert problem.preference is not None
     rate_of = 0.3
     fitted = alignjax.fit(
@@ -340,7 +351,8 @@ STATEMENTS = (
     Statement(
         id="rl/P5",
         says="grpo descends its normalised advantage and the forward KL, whatever the reward's scale and shift",
-        formula=r"A_i=\frac{r_i-\bar r}{\mathrm{std}\,r},\quad\nabla L=-\mathbb E\tfrac1K\sum A_i\nabla\log\pi+\beta\nabla\mathrm{KL}(\pi_{\rm ref}\|\pi)",
+        formula=r"A_i=\frac{r_i-\bar r}{\mathrm{std}\,r},\quad\nabla L"
+        r"=-\mathbb E\tfrac1K\sum A_i\nabla\log\pi+\beta\nabla\mathrm{KL}(\pi_{\rm ref}\|\pi)",
         slack=grpo_gradient,
         instance=small_group_problem,
         source=Source("Shao et al.", 2024, "2402.03300", "Eq. 3-4"),
