@@ -99,6 +99,7 @@ math[display="block"] { width: max-content; margin: 0; text-align: left; }
 details { margin-top: .35rem; }
 summary { cursor: pointer; color: var(--link); font-size: .875rem; }
 details p { font-size: .9rem; margin: .35rem 0; }
+.hint { display: none; }
 .verdict .small { margin-top: .35rem; }
 footer.wrap {
   color: var(--soft); font-size: .875rem; padding-top: 1rem; padding-bottom: 3rem; margin-top: 2rem;
@@ -106,10 +107,9 @@ footer.wrap {
 }
 @media (min-width: 60rem) {
   .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  figure.wide { grid-column: 1 / -1; }
+  figure.wide, figure.alone { grid-column: 1 / -1; }
   figure.wide img { max-width: 68rem; }
-  figure:only-child { grid-column: 1 / -1; }
-  figure:only-child:not(.wide) img { max-width: 52rem; }
+  figure.alone img { max-width: 48rem; }
   table { table-layout: fixed; }
   th.c-verdict { width: 11.5rem; } th.c-expected { width: 8.5rem; }
   th.c-measured { width: 11.5rem; } th.c-runs { width: 8.5rem; }
@@ -130,6 +130,7 @@ footer.wrap {
 }
 @media (max-width: 40rem) {
   .plate.broad img { width: 40rem; max-width: none; }
+  .hint { display: block; text-align: right; }
 }
 @media print { details > * { display: block; } figure, tbody tr { break-inside: avoid; } }
 """
@@ -170,7 +171,7 @@ def mathml(latex: str) -> str | None:
     from latex2mathml.converter import convert
 
     try:
-        converted = convert(latex, display="block")
+        converted = convert(re.sub(r"\\(arg)(?![a-zA-Z])", r"\\operatorname{\1}", latex), display="block")
     except Exception:  # the converter raises whatever it meets
         return None
     if "\\" in html.unescape(converted):
@@ -203,9 +204,8 @@ def _inches(png: bytes) -> float:
     return int.from_bytes(png[16:20], "big") / figures.DPI
 
 
-def figure(paper: str, drawing: Mapping[str, Any], read: Read) -> str:
-    """A figure with its caption, the image inside the page."""
-    caption = f"<figcaption><strong>{text(drawing['title'])}</strong>{text(drawing['caption'])}</figcaption>"
+def figure(paper: str, drawing: Mapping[str, Any], read: Read) -> tuple[str, bool]:
+    """A figure with its caption, the image inside the page; and whether it takes the page's whole width."""
     name = anchor(paper, drawing["id"])
     problem = drawing["error"]
     data, kind, broad = b"", "svg+xml", False
@@ -223,8 +223,20 @@ def figure(paper: str, drawing: Mapping[str, Any], read: Read) -> str:
         alt = html.escape(f"{drawing['title']}. {drawing['caption']}".replace("`", ""), quote=True)
         source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         body = f'<div class="plate{" broad" if broad else ""}"><img alt="{alt}" src="{source}"></div>'
+    hint = '<span class="hint">There is more to the right.</span>' if broad else ""
+    caption = f"<figcaption>{hint}<strong>{text(drawing['title'])}</strong>{text(drawing['caption'])}</figcaption>"
     classes = ' class="wide"' if broad else ""
-    return f'<figure id="{name}"{classes}>{body}{caption}</figure>'
+    return f'<figure id="{name}"{classes}>{body}{caption}</figure>', broad
+
+
+def gallery(record: Mapping[str, Any], read: Read) -> str:
+    """A paper's figures: two to a row but for the wide ones, and a narrow one left over takes a row."""
+    drawn = [figure(record["name"], drawing, read) for drawing in record["drawings"]]
+    narrow = [i for i, (_, broad) in enumerate(drawn) if not broad]
+    if len(narrow) % 2:
+        last = narrow[-1]
+        drawn[last] = (drawn[last][0].replace("<figure ", '<figure class="alone" ', 1), False)
+    return "\n".join(one for one, _ in drawn)
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -314,7 +326,7 @@ def paper_section(record: Mapping[str, Any], read: Read) -> str:
     again = f"python -m papers {record['name']}" + " --quick" * settings["quick"]
     again += f" --seed {settings['seed']}" if settings["seed"] else ""
     size = "Quick run: fewer instances, steps and seeds than the full one. " if settings["quick"] else ""
-    drawn = "\n".join(figure(record["name"], drawing, read) for drawing in record["drawings"])
+    drawn = gallery(record, read)
     blocks = [
         f'<h2 id="{name}-title">{text(record["title"])}</h2>',
         f'<p class="soft small">{text(record["source"])}</p>',

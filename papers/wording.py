@@ -57,15 +57,15 @@ def closeness(claim: Mapping[str, Any]) -> str:
     if off is None or isinstance(off, str):
         return ""
     allowed = number(claim["tolerance"])
+    several = len(flat(claim["measured"])) > 1 or isinstance(claim["measured"], Mapping)
     if claim["relation"] == "equal":
-        return f"largest difference {number(off)}, allowed {allowed}"
+        return f"{'largest difference' if several else 'difference'} {number(off)}, allowed {allowed}"
     word = "tolerance" if claim["relation"] in ("at most", "at least") else "margin asked for:"
     slack = f", {word} {allowed}" if claim["tolerance"] else ""
     if off == 0:
-        return f"the closest entry is at the bound{slack}"
-    beyond = off > 0
-    place = "beyond" if beyond else "inside"
-    return f"{'the worst' if beyond else 'the closest'} entry is {number(abs(off))} {place} the bound{slack}"
+        return f"{'the closest is ' if several else ''}at the bound{slack}"
+    place, which = ("beyond", "the worst is ") if off > 0 else ("inside", "the closest is ")
+    return f"{which if several else ''}{number(abs(off))} {place} the bound{slack}"
 
 
 def counts(claims: Iterable[Mapping[str, Any]]) -> dict[str, int]:

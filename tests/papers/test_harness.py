@@ -126,7 +126,7 @@ def test_deviation_is_the_worst_entry() -> None:
     [
         (GOOD, "reproduced", 0, "reproduced"),
         (BAD, "contradicted", 0, "contradicted"),
-        (NotTestable("needs people"), "not testable here", 0, "not testable here"),
+        (NotTestable("needs people, " * 20), "not testable here", 0, "not testable here"),
         (BAD, "reproduced", 1, "contradicted"),
         (GOOD, "contradicted", 1, "reproduced"),
         (NotTestable("needs people"), "reproduced", 1, "not testable here"),
@@ -230,6 +230,21 @@ def test_numbers_in_words() -> None:
     assert wording.numbers([1.0, 2.0, 3.0, 4.0, "nan"]) == "1 to 4, NaN (5 numbers)"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome(expected=0.0, measured=0.25), "difference 0.25, allowed 0"),
+        (Outcome(expected=0.0, measured=[0.25, 0.5], tolerance=0.1), "largest difference 0.5, allowed 0.1"),
+        (Outcome(expected=1.0, measured=0.25, relation="at most"), "0.75 inside the bound"),
+        (Outcome(expected=1.0, measured=[2.0, 3.0], relation="at most"), "the worst is 2 beyond the bound"),
+        (Outcome(expected=1.0, measured=1.0, relation="at least", tolerance=0.5), "at the bound, tolerance 0.5"),
+        (Outcome(expected=1.0, measured=np.nan), ""),
+    ],
+)
+def test_closeness_in_words(outcome: Outcome, words: str) -> None:
+    assert wording.closeness(run.run_claim(claim("first", outcome), Settings())) == words
+
+
 # --- names and listing ------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +279,9 @@ def test_all_runs_each_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert [row["name"] for row in said["papers"]] == ["other", "fake-one"]
 
 
-@pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--seed", "x"], ["--no-such-flag"], ["--qui"]])
+@pytest.mark.parametrize(
+    "arguments", [["--seed", "-1"], ["--seed", str(2**32)], ["--seed", "x"], ["--no-such-flag"], ["--qui"]]
+)
 def test_wrong_flags(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments, {})

@@ -158,6 +158,22 @@ def test_a_large_drawing_is_shown_as_png(out: Path, monkeypatch: pytest.MonkeyPa
     assert [image["src"][:21] for image in Reader(text).all("img")] == ["data:image/png;base64"] * 2
 
 
+def test_a_narrow_figure_left_over_takes_a_row(out: Path) -> None:
+    from papers import run
+
+    record = run.read(out / "fake-one" / "claims.json")
+    assert record is not None
+    wide = (out / "fake-one" / "lines.png").read_bytes()
+    narrow = wide[:16] + (800).to_bytes(4, "big") + wide[20:]
+    for drawings, classes in ((2, ["", ""]), (1, ["alone"])):
+        shown = record | {"drawings": record["drawings"][:drawings]}
+        text = page.render([shown], lambda path: narrow)
+        assert [one.get("class", "") for one in Reader(text).all("figure")] == classes
+    mixed = page.render([record], lambda path: narrow if "more" in path else wide)
+    assert [one.get("class", "") for one in Reader(mixed).all("figure")] == ["wide", "alone"]
+    assert mixed.count("more to the right") == 1
+
+
 def test_a_missing_figure_file_is_said(out: Path) -> None:
     from papers import run
 
@@ -178,7 +194,7 @@ def test_formulas_are_mathml_and_those_that_do_not_convert_are_code(text: str) -
 def test_claims_show_their_numbers_and_their_verdict_in_words(text: str) -> None:
     first = text[text.index('id="fake-one-good"') : text.index('id="fake-one-bad"')]
     assert "✓" in first and "reproduced" in first and "1.5\u00a0×\u00a010\u2060<sup>−13</sup>" in first
-    assert "largest difference" in first and "worst of 3" in first and "on 3 games | with &lt;care&gt;" in first
+    assert "difference 1.5" in first and "worst of 3" in first and "on 3 games | with &lt;care&gt;" in first
     assert '<a href="https://arxiv.org/abs/2312.00886">' in first
     second = text[text.index('id="fake-one-bad"') : text.index('id="fake-one-differs"')]
     assert "as we say" in second and "<code>x &lt; y</code>" in second and "Differs" not in second
