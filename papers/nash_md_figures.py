@@ -183,9 +183,10 @@ def mixture(settings: Settings) -> Figure:
         ax.fill_between(m, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
 
     rows = (
-        ("exact", "exact optimum", BLUE, "-", "o"),
-        ("sampled", "trained from samples", VERMILION, "--", "s"),
-        ("shared", "trained, shared features", GREEN, "-.", "^"),
+        ("exact", "cycles: exact optimum", BLUE, "-", "o"),
+        ("sampled", "cycles: trained from samples", VERMILION, "--", "s"),
+        ("shared", "cycles: trained, shared features", GREEN, "-.", "^"),
+        ("annotators_exact", "few cycles: exact optimum", PURPLE, ":", "D"),
     )
     for name, label, color, dashes, marker in rows:
         curve(left, runs[name]["win_rate"], label, color, dashes, marker)
@@ -195,15 +196,9 @@ def mixture(settings: Settings) -> Figure:
     for ax in (left, right):
         ax.axvspan(0.125, 0.375, color=ORANGE, alpha=0.12, linewidth=0)
     left.annotate(
-        "best in the paper",
-        (0.25, 0.01),
-        xycoords=("data", "axes fraction"),
-        ha="center",
-        va="bottom",
-        rotation=90,
-        color=GREY,
+        "best in\nthe paper", (0.25, 0.02), xycoords=("data", "axes fraction"), ha="center", va="bottom", color=GREY
     )
-    left.set_ylim(top=0.545)
+    left.set_ylim(top=0.555)
     describe(left, "mixture coefficient m (1: best response to the reference)", "win probability", legend="upper right")
     describe(right, "mixture coefficient m (0: self-play)", "duality gap (win probability)", legend="upper left")
     return fig

@@ -15,7 +15,7 @@ from alignjax.kl_estimators import kl_tokens_myopic
 from alignjax.logspace import log_softmax, masked_sum
 from alignjax.objectives.nash_md import nash_md_pg, nash_md_pg_token
 from alignjax.problem import Problem
-from papers.nash_md_experiments import equilibria, normalised
+from papers.nash_md_experiments import equilibria, normalised, sigmoid
 from papers.record import Settings
 
 Runs = dict[str, np.ndarray]
@@ -216,11 +216,10 @@ CURVE_BETA = 0.05
 
 
 def worlds(settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Random cyclic preferences `[seeds, prompts, A, A]`, references `[seeds, prompts, A]` and features `[2, seeds,
-    prompts, A, D]`.
+    """Preferences `[2, seeds, prompts, A, A]`, references `[seeds, prompts, A]`, features `[2, seeds, prompts, A, D]`.
 
-    The first features are one for each prompt and response, which makes the log-linear policy a table; the second
-    are shared.
+    The first preferences are uniform, full of cycles; the second those of three Bradley-Terry annotators, with few. The
+    first features are one for each prompt and response, which makes the log-linear policy a table; the second are shared.
     """
     generator = np.random.default_rng([settings.seed, 30])
     seeds, table = settings.size(64, 16), PROMPTS * RESPONSES
@@ -229,7 +228,9 @@ def worlds(settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     features = np.zeros((2, seeds, PROMPTS, RESPONSES, table))
     features[0] = np.eye(table).reshape((PROMPTS, RESPONSES, table))
     features[1, ..., :FEATURES] = generator.normal(size=(seeds, PROMPTS, RESPONSES, FEATURES))
-    return preference, ref_logp, features
+    rewards = 3 * generator.normal(size=(3, seeds, PROMPTS, RESPONSES))
+    annotators = sigmoid(rewards[..., :, None] - rewards[..., None, :]).mean(0)
+    return np.stack([preference, annotators]), ref_logp, features
 
 
 @jax.jit
@@ -274,16 +275,16 @@ def optima(preference: np.ndarray, ref_logp: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def curves(settings: Settings) -> dict[str, Runs]:
-    """The curve over the mixture coefficient in three settings, on the same random worlds, one protocol for all.
+    """The curve over the mixture coefficient in five settings, one protocol for all.
 
     exact: the exact optimum of Nash-MD-PG at each mixture (tables, no noise, converged). sampled: tables trained by
-    sampled
-    gradients with 0/1 labels. shared: one log-linear policy for all prompts, trained so. Fixed beforehand: beta =
-    0.05, all nine mixtures,
-    300 steps of rate 2 (tables) or 0.2 (features), 16 draws a prompt and step, the last policy is judged, every seed
-    is kept.
+    sampled gradients with 0/1 labels. shared: one log-linear policy for all prompts, trained so. These on cyclic preferences;
+    annotators_exact and annotators_sampled are the first two on those of three annotators.
+
+    The same everywhere: beta = 0.05, nine mixtures, 300 steps of rate 2 (tables) or 0.2 (shared features), 16 groups a
+    prompt and step, the last policy is judged, every seed is kept.
     """
-    preference, ref_logp, features = worlds(settings)
+    (preference, annotators), ref_logp, features = worlds(settings)
     mixtures = jnp.asarray(MIXTURES)
     # A generator that compiles in a quarter of the time; the nine mixtures of a seed see the same random numbers.
     keys = jax.random.split(jax.random.key(settings.seed, impl="rbg"), len(preference))
@@ -301,7 +302,15 @@ def curves(settings: Settings) -> dict[str, Runs]:
         "exact": judged(optima(preference, ref_logp), preference, ref_logp),
         "sampled": judged(trained(preference, ref_logp, keys, features[0], 2.0, mixtures), preference, ref_logp),
         "shared": judged(trained(preference, ref_logp, keys, features[1], 0.2, mixtures), preference, ref_logp),
+        "annotators_exact": judged(optima(annotators, ref_logp), annotators, ref_logp),
+        "annotators_sampled": judged(
+            trained(annotators, ref_logp, keys, features[0], 2.0, mixtures), annotators, ref_logp
+        ),
     }
+
+
+CYCLIC = ("exact", "sampled", "shared")
+"""The settings of `curves` with cyclic preferences."""
 
 
 def margin(scores: np.ndarray) -> np.ndarray:
