@@ -84,9 +84,9 @@ def parser() -> Parser:
     train = commands.add_parser(
         "train",
         help=COMMANDS["train"],
-        description="Train a language model with any method on a file of preferences. Responses come from the file, and so do "
-        "opponents: the win-rate of a response is the preference for it over the other responses to its prompt, whatever "
-        "law the method itself would draw them from.",
+        description="Train a language model with any method on a file of preferences. Responses come from the file, "
+        "and so do opponents: the win-rate of a response is the preference for it over the other responses to its "
+        "prompt, whatever law the method itself would draw them from.",
         epilog="Exit status: 0 done, 1 the run failed, 2 it could not start. Several virtual CPU devices: "
         "XLA_FLAGS=--xla_force_host_platform_device_count=8 JAX_PLATFORMS=cpu python -m tpu train ...",
         allow_abbrev=False,
