@@ -111,8 +111,8 @@ footer.wrap {
   figure.wide img { max-width: 68rem; }
   figure.alone img { max-width: 48rem; }
   table { table-layout: fixed; }
-  th.c-verdict { width: 11.5rem; } th.c-expected { width: 8.5rem; }
-  th.c-measured { width: 11.5rem; } th.c-runs { width: 8.5rem; }
+  th.c-verdict { width: 11.5rem; } th.c-expected { width: 7.5rem; }
+  th.c-measured { width: 11.5rem; } th.c-runs { width: 10.5rem; }
 }
 @media (max-width: 59.99rem) {
   .wrap { padding: 0 1rem; }
