@@ -357,8 +357,10 @@ FIGURES = (
     Figure(
         id="nash-md-iterates",
         title="Last and average iterates",
-        caption="Left: on one cycle of three responses self-play without KL circles, Nash-MD with the theorem's steps goes "
-        "in. Right: duality gaps (self-play: without KL, Nash-MD: with) of last and average iterates on random cycles, median "
+        caption="Left: on one cycle of three responses self-play without KL circles, Nash-MD with the theorem's "
+        "steps goes "
+        "in. Right: duality gaps (self-play: without KL, Nash-MD: with) of last and average iterates on random "
+        "cycles, median "
         "and 10 to 90 % band.",
         draw=figures.iterates,
     ),
@@ -383,7 +385,8 @@ FIGURES = (
     Figure(
         id="nash-md-mixture",
         title="The mixture coefficient: more wins, farther from the Nash",
-        caption="Left: mean win-rate of each coefficient's policy against the other eight, by the true preferences. Right: "
+        caption="Left: mean win-rate of each coefficient's policy against the other eight, by the true preferences. "
+        "Right: "
         "duality gap of the exact optimum on preferences with cycles, with and without KL. Mean over seeds with two "
         "standard errors; shaded: the coefficients the paper found best.",
         draw=figures.mixture,

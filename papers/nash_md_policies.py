@@ -219,7 +219,8 @@ def worlds(settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Preferences `[2, seeds, prompts, A, A]`, references `[seeds, prompts, A]`, features `[2, seeds, prompts, A, D]`.
 
     The first preferences are uniform, full of cycles; the second those of three Bradley-Terry annotators, with few. The
-    first features are one for each prompt and response, which makes the log-linear policy a table; the second are shared.
+    first features are one for each prompt and response, which makes the log-linear policy a table; the second are
+    shared.
     """
     generator = np.random.default_rng([settings.seed, 30])
     seeds, table = settings.size(64, 16), PROMPTS * RESPONSES
@@ -278,8 +279,8 @@ def curves(settings: Settings) -> dict[str, Runs]:
     """The curve over the mixture coefficient in five settings, one protocol for all.
 
     exact: the exact optimum of Nash-MD-PG at each mixture (tables, no noise, converged). sampled: tables trained by
-    sampled gradients with 0/1 labels. shared: one log-linear policy for all prompts, trained so. These on cyclic preferences;
-    annotators_exact and annotators_sampled are the first two on those of three annotators.
+    sampled gradients with 0/1 labels. shared: one log-linear policy for all prompts, trained so. These on cyclic
+    preferences; annotators_exact and annotators_sampled are the first two on those of three annotators.
 
     The same everywhere: beta = 0.05, nine mixtures, 300 steps of rate 2 (tables) or 0.2 (shared features), 16 groups a
     prompt and step, the last policy is judged, every seed is kept.
