@@ -104,6 +104,8 @@ class Method:
     no_optimum: str = ""
     """Why there is no `minimiser`."""
     name: str = ""
+    summary: str = ""
+    """One line, where the loss is shared and its docstring speaks of another method."""
     num_responses: int | None = None
     """K where the method fixes it (pairs: 2)."""
     min_responses: int = 1
@@ -152,8 +154,8 @@ class Method:
 
     @property
     def says(self) -> str:
-        """The first line of the loss's docstring."""
-        return (inspect.getdoc(self.loss) or self.name).splitlines()[0]
+        """The summary, or the first line of the loss's docstring."""
+        return self.summary or (inspect.getdoc(self.loss) or self.name).splitlines()[0]
 
     @property
     def has_optimum(self) -> bool:

@@ -80,6 +80,7 @@ METHODS = (
     ),
     Method(
         name="online_ipo",
+        summary="IPO on pairs drawn from the policy itself: its stationary point is the regularised Nash equilibrium.",
         loss=ipo,
         sampler=laws.policy,
         num_responses=2,
@@ -89,6 +90,7 @@ METHODS = (
     ),
     Method(
         name="ipo_md",
+        summary="IPO on pairs drawn from the geometric mixture of policy and reference.",
         loss=ipo,
         sampler=laws.mixture,
         num_responses=2,

@@ -112,6 +112,7 @@ METHODS = (
     ),
     Method(
         name="nash_ema_pg",
+        summary="Nash-MD-PG against a moving average of the policy's own parameters.",
         loss=nash_md_pg,
         sampler=laws.policy,
         opponent=laws.anchor,
