@@ -112,7 +112,8 @@ def log_policy(name: str, value: Any) -> None:
     if bad.any():
         raise ValueError(
             f"{name} must be normalised log-probabilities over its last axis: exp sums to {total[bad].flat[0]:.6g}"
-            f"{' ' + _where(bad) if total.ndim else ''}, not 1 (apply jax.nn.log_softmax to logits; take the log of probabilities)"
+            f"{' ' + _where(bad) if total.ndim else ''}, not 1 (apply jax.nn.log_softmax to logits; take the log of "
+            f"probabilities)"
         )
 
 
