@@ -37,7 +37,10 @@ def test_every_formula_becomes_mathml():
     formulas = [claim.formula for claim in PAPER.claims if claim.formula]
     assert len(formulas) >= 20
     for formula in formulas:
-        assert "<math" in convert(formula), formula
+        shown = convert(formula)
+        assert "<math" in shown, formula
+        assert "\\" not in shown, formula  # a command the converter does not know
+        assert formula.count("{") == formula.count("}"), formula
 
 
 def test_every_check_is_a_claim_and_every_figure_is_drawn_from_the_page():
