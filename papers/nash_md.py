@@ -94,7 +94,7 @@ CLAIMS = (
         "The equilibrium of the regularised game is unique.",
         "Mirror descent from four far apart starts and Newton's method on each game, tau log-uniform in [0.2, 2].",
         checks.unique,
-        r"\pi^*_\tau = \arg\max_\pi \min_{\pi'} P_\tau(\pi \succ \pi')",
+        r"\pi^*_\tau = \mathrm{argmax}_\pi \min_{\pi'} P_\tau(\pi \succ \pi')",
     ),
     _claim(
         "unbeatable", "Sec. 5 and Proposition 1",
@@ -159,7 +159,7 @@ CLAIMS = (
         "proportions.",
         "The reward by gradient descent on the logistic loss with uniform pairs; its favourite on both sides.",
         checks.three_types_jump,
-        r"\arg\max_y r_\epsilon(y) = 2 - 1_{\epsilon > 0}",
+        r"\mathrm{argmax}_y r_\epsilon(y) = 2 - 1_{\epsilon > 0}",
     ),
     _claim(
         "dice", "Appendix C.1",
@@ -175,7 +175,7 @@ CLAIMS = (
         "Bradley-Terry rewards by maximum likelihood on the three-annotator game at epsilon = 0.1 under three laws "
         "of the pairs.",
         checks.reward_sampling,
-        r"r_\nu = \arg\max_r E_{y, y' \sim \nu} [P(y \succ y') \log \sigma(r(y) - r(y'))]",
+        r"r_\nu = \mathrm{argmax}_r E_{y, y' \sim \nu} [P(y \succ y') \log \sigma(r(y) - r(y'))]",
     ),
     _claim(
         "preference-sampling", "Sec. 3",
