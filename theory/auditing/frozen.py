@@ -33,19 +33,24 @@ def _run(jaxpr: Any, consts: Any, inputs: Any, meet: Callable[[Array], Array]) -
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "remat", "checkpoint")
 
 
-def freeze(function: Callable[[Array], Array], at: Array) -> tuple[Callable[[Array], Array], int]:
-    """`function` with its stop-gradients frozen at `at`, and how many there are (those inside loops are not seen)."""
-    closed = jax.make_jaxpr(function)(at)
-    kept: list[Array] = []
+def freeze(function: Callable[..., Array], *example: Any) -> tuple[Callable[..., list[Array]], Callable[..., Array]]:
+    """Two functions of arguments shaped like `example`: `kept(*args)`, the values of the stop-gradients there, and
+    `frozen(kept, *args)`, the value of `function` with them held. Stop-gradients inside loops are not seen.
+    """
+    closed = jax.make_jaxpr(function)(*example)
 
-    def record(value: Array) -> Array:
-        kept.append(value)
-        return value
+    def kept(*arguments: Any) -> list[Array]:
+        met: list[Array] = []
 
-    _run(closed.jaxpr, closed.consts, [at], record)
+        def record(value: Array) -> Array:
+            met.append(value)
+            return value
 
-    def frozen(x: Array) -> Array:
-        replay: Iterator[Array] = iter(kept)
-        return _run(closed.jaxpr, closed.consts, [x], lambda _: next(replay))[0]
+        _run(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), record)
+        return met
 
-    return frozen, len(kept)
+    def frozen(held: list[Array], *arguments: Any) -> Array:
+        replay: Iterator[Array] = iter(held)
+        return _run(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), lambda _: next(replay))[0]
+
+    return kept, frozen
