@@ -121,7 +121,8 @@ CLAIMS = (
     ),
     _claim(
         "no-averaging", "Theorem 1",
-        "Nash-MD needs no averaging: its last iterate is nearer the equilibrium than the average of its iterates is.",
+        "Nash-MD needs no averaging: its last iterate is, in the median game, nearer the equilibrium than the average "
+        "of its iterates.",
         "The same cycles at tau = 0.05 with the theorem's steps; regularised gap of the average over that of the "
         "last iterate.",
         checks.last_against_average,
@@ -408,7 +409,7 @@ PAPER = Paper(
         "nearest the equilibrium. "
         "That interior optimum of the win-rate is there at toy scale, even without noise and at exact convergence, "
         "but it is ten "
-        "times smaller where preferences have few cycles, and then lost in the noise of training."
+        "times smaller where preferences have few cycles, and hardly visible there after training from samples."
     ),
     claims=CLAIMS,
     figures=FIGURES,

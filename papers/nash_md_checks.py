@@ -464,8 +464,8 @@ def curve_annotators(settings: Settings) -> Outcome:
     """At the exact optimum, on preferences with few cycles; what training does to it is in the note."""
     trained = policies.margin(policies.curves(settings)["annotators_sampled"]["win_rate"])
     outcome = _curve(settings, "annotators_exact")
-    note = f"{outcome.note}; the same policies trained from samples: margins {with_error(trained)}, at self-play's end "
-    return dataclasses.replace(outcome, note=note + "not to be told from zero")
+    note = f"{outcome.note}; the margins of policies trained from samples there: {with_error(trained)}"
+    return dataclasses.replace(outcome, note=note)
 
 
 def curve_gap(settings: Settings) -> Outcome:
