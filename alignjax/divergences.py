@@ -7,6 +7,7 @@ axes are ValueErrors that name the argument.
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -27,6 +28,7 @@ def _laws(logp: ArrayLike, logq: ArrayLike) -> tuple[Array, Array]:
     return logp, logq
 
 
+@jax.jit
 def _kl(logp: Array, logq: Array) -> Array:
     p_zero, q_zero = jnp.isneginf(logp), jnp.isneginf(logq)
     safe_p, safe_q = jnp.where(p_zero, 0.0, logp), jnp.where(q_zero, 0.0, logq)

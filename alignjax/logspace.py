@@ -76,21 +76,23 @@ def tilt(
         raise ValueError(f"weights must have one entry per base ({bases.shape[0]}), got shape {weights.shape}")
     if score.ndim > 0:
         checks.same_last_axis({"log_bases": bases, "score": score})
-    if weights.ndim == 1:
-        columns = weights.reshape(weights.shape + (1,) * (bases.ndim - 1))
-    else:
-        columns = weights[..., None]
+    # Batch axes of the weights are the last ones of the bases: lift them to the same rank, responses after them.
+    lifted = (1,) * max(bases.ndim - weights.ndim - 1, 0)
+    columns = weights.reshape((weights.shape[0], *lifted, *weights.shape[1:], 1))
     if checks.is_concrete(bases, weights, score, scale):
         checks.not_nan("weights", weights, forbid_inf=True)
         checks.not_nan("log_bases", jnp.where(columns == 0, 0.0, bases))
         checks.not_nan("score", score)
         checks.not_nan("scale", scale, forbid_inf=True)
-    total = _scaled(columns, bases).sum(0) + _scaled(scale, score)
-    if checks.is_concrete(total):
-        peak = jnp.max(total, axis=-1)
-        if not bool(jnp.all(jnp.isfinite(peak))):
-            raise ValueError("log_bases, weights and score leave no response with finite positive mass in some row")
-    return log_softmax(total)
+    logp = _tilt(bases, columns, score, scale)
+    if checks.is_concrete(logp) and bool(jnp.isnan(logp).any()):
+        raise ValueError("log_bases, weights and score leave no response with finite positive mass in some row")
+    return logp
+
+
+@jax.jit
+def _tilt(bases: Array, columns: Array, score: Array, scale: Array) -> Array:
+    return log_softmax(_scaled(columns, bases).sum(0) + _scaled(scale, score))
 
 
 def geometric_mixture(logp: Array, ref_logp: Array, mixture: ArrayLike) -> Float[Array, "*batch A"]:

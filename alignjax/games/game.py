@@ -93,6 +93,7 @@ def best_response(game: PreferenceGame, opponent_logp: ArrayLike) -> LogPolicy:
     return _best_response(game, opponent_logp)
 
 
+@jax.jit
 def _best_response(game: PreferenceGame, opponent_logp: Array) -> Array:
     advantage = jnp.einsum("...ij,...j->...i", game.skew, jnp.exp(opponent_logp))
     return tilt((game.ref_logp,), jnp.ones(1), advantage, 1 / game.tau)
@@ -114,6 +115,11 @@ def duality_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]
     Shapes: `[..., A] -> [...]`, in units of win probability. Source: Zhang et al., 2024, arXiv:2407.00617, Sec. 2.
     """
     logp = check_policy(game, "logp", logp)
+    return _duality_gap(game, logp)
+
+
+@jax.jit
+def _duality_gap(game: PreferenceGame, logp: Array) -> Array:
     return 2 * game.tau * kl(logp, _best_response(game, logp))
 
 

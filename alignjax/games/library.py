@@ -33,7 +33,7 @@ def dice() -> Preference:
     Source: Munos et al., 2023, arXiv:2312.00886, Appendix C.1.
     """
     faces = jnp.asarray([[2, 4, 9], [1, 6, 8], [3, 5, 7]])
-    wins = (faces[:, None, :, None] > faces[None, :, None, :]).mean((-1, -2))
+    wins = as_float(faces[:, None, :, None] > faces[None, :, None, :]).mean((-1, -2))
     return jnp.where(jnp.eye(3, dtype=bool), 0.5, wins)
 
 

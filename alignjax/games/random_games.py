@@ -59,5 +59,5 @@ def impartial_culture(key: Array, size: int, voters: int, batch: tuple[int, ...]
     r"""The share of `voters` uniformly random rankings that put i before j."""
     size, voters = checks.whole("size", size), checks.whole("voters", voters)
     scores = jax.random.uniform(key, (*batch, voters, size))
-    before = (scores[..., :, None] > scores[..., None, :]).mean(-3)
+    before = as_float(scores[..., :, None] > scores[..., None, :]).mean(-3)
     return jnp.where(np.eye(size, dtype=bool), 0.5, before)
