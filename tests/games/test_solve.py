@@ -104,10 +104,13 @@ def test_the_theorem_bounds_the_distance_to_the_equilibrium():
 
 
 def test_the_first_theorem_step_forgets_even_zeros():
-    game = games.PreferenceGame(preference=DICE, tau=0.3)
+    # h_0 tau = 1 for every temperature, also where 2 / (2 tau) times tau rounds to something else.
+    tau = np.linspace(0.05, 2, 40)
+    assert (2 / (2 * tau) * tau != 1).any()
+    game = games.PreferenceGame(preference=DICE, tau=tau)
     pure = np.array([0.0, -np.inf, -np.inf])
-    path = games.solve(game, "nash_md", num_steps=6, step_size="theorem", init_logp=pure).trajectory
-    plain = games.solve(game, "nash_md", num_steps=6, step_size="theorem").trajectory
+    path = games.solve(game, "nash_md", num_steps=2, step_size="theorem", init_logp=pure).trajectory
+    plain = games.solve(game, "nash_md", num_steps=2, step_size="theorem").trajectory
     np.testing.assert_allclose(path[1:], plain[1:], atol=1e-12)
 
 
