@@ -125,7 +125,11 @@ class Report:
                 "destination": self.destination,
                 "seconds": self.seconds,
                 "properties": {
-                    name: {"says": WHY[name][0], "why": WHY[name][1], **dataclasses.asdict(found)}
+                    name: {
+                        "says": WHY.get(name, ("", ""))[0],
+                        "why": WHY.get(name, ("", ""))[1],
+                        **dataclasses.asdict(found),
+                    }
                     for name, found in self.properties.items()
                 },
             }
