@@ -29,14 +29,21 @@ def test_the_optimum_its_value_and_the_regret():
     ref, reward, logp = instance()
     beta = np.array([0.1, 2.0])
     optimum = log_softmax(ref + reward / beta[:, None], -1)
+
+    @jax.jit
+    def everything(x):
+        given = (ref, reward, beta)
+        return aj.log_partition(*given), aj.optimal_value(*given), aj.objective(x, *given), aj.suboptimality(x, *given)
+
     np.testing.assert_allclose(aj.gibbs(ref, reward, beta), optimum, atol=1e-13)
     log_z = logsumexp(ref + reward / beta[:, None], -1)
-    np.testing.assert_allclose(aj.log_partition(ref, reward, beta), log_z, rtol=1e-13)
-    np.testing.assert_allclose(aj.optimal_value(ref, reward, beta), beta * log_z, rtol=1e-13)
+    partition, best, reached, regret = everything(logp)
+    np.testing.assert_allclose(partition, log_z, rtol=1e-13)
+    np.testing.assert_allclose(best, beta * log_z, rtol=1e-13)
     j = lambda x: (np.exp(x) * (reward - beta[:, None] * (x - ref))).sum(-1)
-    np.testing.assert_allclose(aj.objective(logp, ref, reward, beta), j(logp), atol=1e-13)
-    np.testing.assert_allclose(aj.suboptimality(logp, ref, reward, beta), beta * log_z - j(logp), atol=1e-12)
-    np.testing.assert_allclose(aj.objective(optimum, ref, reward, beta), beta * log_z, atol=1e-12)
+    np.testing.assert_allclose(reached, j(logp), atol=1e-13)
+    np.testing.assert_allclose(regret, beta * log_z - j(logp), atol=1e-12)
+    np.testing.assert_allclose(everything(optimum)[2], beta * log_z, atol=1e-12)
 
 
 def test_gibbs_shapes_lists_and_zeros():

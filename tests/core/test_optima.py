@@ -204,7 +204,7 @@ def test_sampled_fit_comes_near_the_optimum():
     start = np.abs(x["ref_logp"] - optimum).max()
     assert np.abs(fitted.logp - optimum).max() < 0.15 < start
     assert not np.array_equal(fitted.logp[0], fitted.logp[1])
-    np.testing.assert_array_equal(run(jax.random.split(jax.random.key(0), 2)[0]).trace.shape, (600, B))
+    assert fitted.trace.shape == (2, 600, B)
 
 
 def test_a_moving_anchor_is_carried():

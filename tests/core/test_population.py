@@ -329,28 +329,18 @@ def test_leading_axes_are_independent_prompts():
 
 
 def test_batch_axes_of_fields_broadcast():
-    # One reference and one data law for all prompts, or one reward for many laws: as if they had been repeated.
+    # One reference, reward and policy for two data laws: as if they had been repeated.
     x = instance(10)
-    ref, reward = x["ref_logp"][0], x["reward"][0]
-    tiled = np.broadcast_to
-    cases = [
-        ({"reward": x["reward"]}, {"ref_logp": tiled(ref, (B, A)), "reward": x["reward"]}),
-        (
-            {"reward": reward, "sampler_logp": x["sampler"]},
-            {"reward": tiled(reward, (B, A)), "sampler_logp": x["sampler"]},
-        ),
-    ]
-    for given, full in cases:
-        narrow = aj.Problem(**{"ref_logp": ref, **given})
-        wide = aj.Problem(**{"ref_logp": tiled(ref, (B, A)), **full})
-        for name in ("dpo",):
-            np.testing.assert_allclose(
-                aj.population_grad(name, narrow, x["logits"]), aj.population_grad(name, wide, x["logits"]), atol=1e-14
-            )
-            logp = log_softmax(x["logits"][0])
-            np.testing.assert_allclose(
-                aj.population_loss(name, narrow, logp), aj.population_loss(name, wide, tiled(logp, (B, A))), atol=1e-14
-            )
+    shared = {n: x[n][0] for n in ("ref_logp", "reward", "preference")}
+    narrow = aj.Problem(**shared, sampler_logp=x["sampler"])
+    wide = aj.Problem(**{n: np.stack([v] * B) for n, v in shared.items()}, sampler_logp=x["sampler"])
+    np.testing.assert_allclose(
+        aj.population_grad("dpo", narrow, x["logits"]), aj.population_grad("dpo", wide, x["logits"]), atol=1e-14
+    )
+    logp = log_softmax(x["logits"], -1)
+    one, many = aj.population_loss("dpo", narrow, logp[0]), aj.population_loss("dpo", wide, logp[[0, 0]])
+    assert one.shape == (B,)
+    np.testing.assert_allclose(one, many, atol=1e-14)
 
 
 def test_lists_numpy_and_jax_arrays_are_the_same():

@@ -199,9 +199,9 @@ def test_random_and_zero_logits():
     zeros = TREE.zeros((3,))
     assert [z.shape for z in zeros] == [(3, 1, 2), (3, 2, 2)]
     np.testing.assert_allclose(TREE.leaf_logp(zeros), -np.log(4), atol=1e-15)
-    drawn = TREE.random_logits(jax.random.key(0), 2.0, (3,))
-    assert [z.shape for z in drawn] == [z.shape for z in zeros]
-    assert not np.array_equal(drawn[0], TREE.random_logits(jax.random.key(1), 2.0, (3,))[0])
+    drawn = TREE.random_logits(jax.random.key(0), 2.0)
+    assert [z.shape for z in drawn] == [(1, 2), (2, 2)]
+    assert not np.array_equal(drawn[0], TREE.random_logits(jax.random.key(1), 2.0)[0])
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_loss_and_gradient_of_a_group(name):
 
 @every_method
 @pytest.mark.usefixtures("x64")
-def test_eager_is_jit_is_vmap_is_a_loop(name):
+def test_eager_is_jit_is_vmap(name):
     batch = samples(name, groups.arrays(size_of(name)))
     jitted, _ = evaluate(name, batch)
     assert jitted.shape == (B,) and np.isfinite(jitted).all()
@@ -73,8 +73,22 @@ def test_eager_is_jit_is_vmap_is_a_loop(name):
     axes = jax.tree_util.tree_map_with_path(lambda path, _: 1 if "opponent" in str(path) else 0, batch)
     mapped = jax.jit(jax.vmap(METHODS[name], in_axes=(axes,)))(batch)
     np.testing.assert_allclose(mapped, jitted, rtol=1e-12, atol=1e-13)
-    one = jax.tree_util.tree_map_with_path(lambda path, x: x[:, 1] if "opponent" in str(path) else x[1], batch)
-    np.testing.assert_allclose(METHODS[name](one), jitted[1], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.slow
+@every_method
+@pytest.mark.usefixtures("x64")
+def test_a_loop_over_prompts_and_more_leading_axes(name):
+    batch = samples(name, groups.arrays(size_of(name)))
+    expected = evaluate(name, batch)[0]
+    opponent = lambda path: "opponent" in str(path)
+    for b in range(B):
+        one = jax.tree_util.tree_map_with_path(lambda path, x, b=b: x[:, b] if opponent(path) else x[b], batch)
+        np.testing.assert_allclose(METHODS[name](one), expected[b], rtol=1e-12, atol=1e-13)
+    deep = jax.tree_util.tree_map_with_path(
+        lambda path, x: x[:, None, :, None] if opponent(path) else x[None, :, None], batch
+    )
+    np.testing.assert_allclose(METHODS[name](deep)[0, :, 0], expected, rtol=1e-12, atol=1e-13)
 
 
 @every_method
@@ -274,7 +288,7 @@ def test_defaults_are_those_of_the_signatures(name):
 def test_the_record_says_what_and_where_from(name):
     method = METHODS[name]
     text = inspect.getdoc(method.loss)
-    assert text and method.says == text.splitlines()[0]
+    assert text and method.says == (method.summary or text.splitlines()[0])
     assert re.search(r"^ {4}.*= ", text, re.M), "the docstring has an indented formula"
     assert "Source:" in text
     assert method.source.authors and 1950 < method.source.year < 2100 and method.source.equation

@@ -113,6 +113,7 @@ def test_low_temperature_approaches_the_winner():
         assert 2 * (preference @ np.exp(logp) - 0.5).max() <= -2 * tau * ref_logp.min() + 1e-12
 
 
+@pytest.mark.slow
 def test_one_response():
     assert games.nash(games.PreferenceGame(preference=[[0.5]], tau=1.0)).tolist() == [0.0]
 
@@ -126,6 +127,7 @@ def test_under_jit_and_vmap():
     np.testing.assert_allclose(mapped, respond(preference, ref_logp, tau, mapped), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_one_game_at_many_temperatures():
     preference, ref_logp = random_game(2, 3)
     tau = np.geomspace(0.01, 10, GAMES)
