@@ -139,7 +139,12 @@ def test_optima_keep_zero_mass_out():
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"), [("dpo", 4.0), ("ipo", 0.4), ("rloo", 1.0), ("nash_md_pg", 1.0), ("dr_grpo", 1.0)]
+    ("name", "rate"),
+    [
+        ("ipo", 0.4),
+        ("nash_md_pg", 1.0),
+        *(pytest.param(n, rate, marks=pytest.mark.slow) for n, rate in (("dpo", 4.0), ("rloo", 1.0), ("dr_grpo", 1.0))),
+    ],
 )
 def test_fit_reaches_the_optimum(name, rate):
     # Descent from the reference, exact gradients; the oracle of the optimum is NumPy.
@@ -193,6 +198,7 @@ def test_fit_over_learning_rates_and_seeds_by_vmap():
     np.testing.assert_allclose(both.logp[1], run(0.3, 0.5).logp, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_sampled_fit_comes_near_the_optimum():
     problem = problem_for("rloo")
     run = lambda key: aj.fit(
