@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import importlib
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -169,9 +170,25 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write DIR/statements.json")
 
 
+def _later(module: str, function: str) -> Callable[..., Any]:
+    """A function of a module that is imported when it is called: listing commands need not import them all."""
+
+    def call(*arguments: Any) -> Any:
+        use_compilation_cache()
+        return getattr(importlib.import_module(module), function)(*arguments)
+
+    return call
+
+
+def _command(says: str, module: str) -> "tuple[str, Callable[[argparse.ArgumentParser], None], Command]":
+    """A subcommand that lives in a module of its own, with `add_arguments` and `run`."""
+    return says, _later(module, "add_arguments"), _later(module, "run")
+
+
 Command = Callable[[argparse.Namespace], int]
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
     "check": ("try statements, and mutants of them, on random instances", _add_check, run_check),
+    "audit": _command("property-test anyone's loss and see where its gradient goes", "theory.auditing.command"),
 }
 
 

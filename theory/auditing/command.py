@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except AuditError as error:
         if arguments.debug:
-            raise
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
