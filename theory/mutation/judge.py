@@ -1,0 +1,173 @@
+"""The judges of a mutant: the statements and properties that exercise its function, and the witness of equivalence."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from theory import check
+from theory.mutation import properties, targets, witness
+from theory.mutation.operators import Mutant
+from theory.mutation.reach import Place, reached
+from theory.mutation.world import world
+from theory.record import Statement
+from theory.registry import all_statements
+
+INSTANCES = 48
+"""Instances of each statement a mutant is held to: a wrong equation shows on the first few."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant."""
+
+    mutant: Mutant
+    status: str
+    """killed, equivalent or survived."""
+    by: str = ""
+    """The statement or property that killed it, or the witness."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A statement or a declared property, and the functions it exercises."""
+
+    statement: Statement
+    module: str
+    tuple_name: str
+    places: frozenset[Place]
+    from_generator: frozenset[Place]
+
+    def in_this_world(self) -> Statement:
+        """The same record, of the modules that are imported now."""
+        rows: Sequence[Statement] = getattr(importlib.import_module(self.module), self.tuple_name)
+        return next(row for row in rows if row.id == self.statement.id)
+
+
+def _home(statement: Statement) -> str:
+    """The module whose STATEMENTS hold a statement."""
+    for name in _statement_modules():
+        if any(row is statement for row in importlib.import_module(name).STATEMENTS):
+            return name
+    raise LookupError(statement.id)
+
+
+@functools.cache
+def _statement_modules() -> tuple[str, ...]:
+    import pkgutil
+
+    from theory import statements
+
+    names = [info.name for info in pkgutil.walk_packages(statements.__path__, f"{statements.__name__}.")]
+    return tuple(name for name in names if hasattr(importlib.import_module(name), "STATEMENTS"))
+
+
+@functools.cache
+def battery() -> tuple[Item, ...]:
+    """Every statement that runs on the device, and every property, the most specific first."""
+    rows = [(s, _home(s), "STATEMENTS") for s in all_statements().values() if not s.on_host]
+    rows += [(s, properties.__name__, "PROPERTIES") for s in properties.PROPERTIES]
+    items = [
+        Item(s, module, name, reached(s.slack, s.instance), reached(s.instance)) for s, module, name in rows
+    ]  # fmt: skip
+    return tuple(sorted(items, key=lambda item: len(item.places)))
+
+
+def items_for(mutant: Mutant, rows: Sequence[Item] | None = None) -> list[Item]:
+    """The statements and properties that exercise a mutant's function."""
+    return [item for item in (battery() if rows is None else rows) if (mutant.module, mutant.function) in item.places]
+
+
+@functools.cache
+def _drawn(generator: Any) -> Any:
+    return jax.device_get(check.draw(generator, np.arange(INSTANCES)))
+
+
+def smallest_slack(item: Item, redraw: bool) -> float:
+    """The smallest slack over the instances, in the world of now; NaN counts as -inf."""
+    statement = item.in_this_world()
+    given = check.draw(statement.instance, np.arange(INSTANCES)) if redraw else None
+    if given is None:
+        given = witness.transplanted(_drawn(item.statement.instance))
+    slack = np.asarray(jax.vmap(lambda *one: statement.slack(*one))(*given))
+    return float(np.where(np.isnan(slack), -np.inf, slack).min())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Mutants divide by zero and overflow; nobody needs to hear of it."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def killer(mutant: Mutant, rows: Sequence[Item]) -> str:
+    """The first statement or property that a mutant breaks, with how, or ""."""
+    for item in rows:
+        redraw = (mutant.module, mutant.function) in item.from_generator
+        try:
+            slack = smallest_slack(item, redraw)
+        except Exception as error:
+            return f"{item.statement.id} ({type(error).__name__})"
+        if not slack >= 0:
+            return item.statement.id
+    return ""
+
+
+def is_equivalent(mutant: Mutant, source: str, filename: str) -> bool:
+    """Whether a mutant returns the same values and gradients as the original on all instances of the witness."""
+    with quiet():
+        try:
+            original = _original(mutant.module, mutant.function)
+            with world(mutant.module, mutant.compile(source, filename)):
+                function = witness.find(mutant.module, mutant.function)
+                return all(witness.same(witness.responses(function, case), answer) for case, answer in original)
+        except Exception:
+            return False
+
+
+@functools.cache
+def _original(module: str, qualname: str) -> list[tuple[witness.Case, list[np.ndarray]]]:
+    function = witness.find(module, qualname)
+    return [(case, witness.responses(function, case)) for case in witness.cases(module, function)]
+
+
+def judge(mutant: Mutant, rows: Sequence[Item] | None = None) -> Verdict:
+    """Killed by the first statement or property it breaks; else equivalent with a witness, or a survivor."""
+    source, filename = targets.source_of(mutant.module)
+    mine = items_for(mutant, rows)
+    with jax.enable_x64(True), quiet():
+        for item in mine:
+            if (mutant.module, mutant.function) not in item.from_generator:
+                _drawn(item.statement.instance)
+        with world(mutant.module, mutant.compile(source, filename)):
+            by = killer(mutant, mine)
+        if by:
+            return Verdict(mutant, "killed", by)
+        if is_equivalent(mutant, source, filename):
+            return Verdict(mutant, "equivalent", f"witness: {witness.INSTANCES:,} instances")
+    return Verdict(mutant, "survived")
+
+
+def broken(rows: Sequence[Item]) -> list[str]:
+    """Statements and properties that the library itself does not pass: they could kill nothing honestly."""
+    found = []
+    with jax.enable_x64(True), quiet():
+        for item in rows:
+            _drawn(item.statement.instance)
+        with world():
+            for item in rows:
+                try:
+                    slack = smallest_slack(item, False)
+                except Exception as error:
+                    found.append(f"{item.statement.id} ({type(error).__name__}: {error})")
+                    continue
+                if not slack >= 0:
+                    found.append(item.statement.id)
+    return found

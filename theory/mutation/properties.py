@@ -1,0 +1,206 @@
+"""Declared properties of methods and equations, as slacks: what records, signatures and docstrings promise.
+
+They are records like statements, but live here: they are trivial as mathematics (a derivative is a derivative, a
+masked response has no influence), and only a mutant breaks them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from alignjax import Problem, divergences, equations, f_regularised, games, kl_estimators, kl_regularised, laws, logspace
+from alignjax import problem as problems
+from alignjax.games import PreferenceGame
+from alignjax.games.equilibrium import mixture_equilibrium
+from alignjax.record import Source
+from theory import definitions, instances
+from theory.record import Statement
+from theory.slack import both, equal
+
+_HERE = Source("alignjax", 2026, "", "signature or docstring")
+_STEP = 1e-5
+
+
+def derivative(function: Callable[..., Any], *arguments: Array, at: float = 1e-6) -> Array:
+    """Autodiff along a fixed direction in every argument, against the central difference."""
+    directions = [jnp.sin(1.0 + 2.0 * index + jnp.arange(x.size)).reshape(x.shape) for index, x in enumerate(arguments)]
+    slacks = []
+    for index, direction in enumerate(directions):
+
+        def along(t: Array, index: int = index, direction: Array = direction) -> Array:
+            moved = [x + t * direction if i == index else x for i, x in enumerate(arguments)]
+            return jnp.ravel(function(*moved))
+
+        _, slope = jax.jvp(along, (jnp.zeros(()),), (jnp.ones(()),))
+        difference = (along(jnp.asarray(_STEP)) - along(jnp.asarray(-_STEP))) / (2 * _STEP)
+        slacks.append(equal(slope, difference, tolerance=at))
+    return both(*slacks)
+
+
+def _laws_and_numbers(key: Array) -> tuple[Array, ...]:
+    """(logits, logits of a reference, rewards, number in (0.2, 0.8))."""
+    keys = jax.random.split(key, 4)
+    first, second, reward = (jax.random.normal(k, (4,)) for k in keys[:3])
+    return first, second, reward, jax.random.uniform(keys[3], minval=0.2, maxval=0.8)
+
+
+def _pair_of(function: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda a, b, *rest: function(jax.nn.log_softmax(a), jax.nn.log_softmax(b), *rest)
+
+
+def divergences_differentiate(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """Every divergence has the gradient of its value, in both laws and in its order."""
+    plain = ("kl", "reverse_kl", "jensen_shannon", "chi_square", "total_variation")
+    slacks = [derivative(_pair_of(getattr(divergences, name)), first, second) for name in plain]
+    ordered = ("jeffreys", "renyi", "alpha_divergence")
+    slacks += [derivative(_pair_of(getattr(divergences, name)), first, second, number) for name in ordered]
+    return both(*slacks)
+
+
+def regularised_problem_differentiates(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """So does everything of the KL-regularised problem, in policy, reference, reward and temperature."""
+    slacks = []
+    for name in ("gibbs", "log_partition", "optimal_value"):
+        function = getattr(kl_regularised, name)
+        slacks.append(derivative(lambda b, r, t, f=function: f(jax.nn.log_softmax(b), r, t), second, reward, number))
+    for name in ("objective", "suboptimality", "regularised_reward"):
+        slacks.append(derivative(_pair_of(getattr(kl_regularised, name)), first, second, reward, number))
+    return both(*slacks)
+
+
+def f_regularised_differentiates(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """And the scores of f-DPO."""
+    return both(
+        *(
+            derivative(lambda h, a, name=name: f_regularised.score(h, name, a), first, number)
+            for name in f_regularised.DIVERGENCES
+        )
+    )
+
+
+def pieces_differentiate(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """And the pieces of losses that hold no stop-gradient; a field and a clip in the log-probabilities."""
+    table = jnp.stack([jnp.stack([0.5 * number, number]), jnp.stack([1 - number, 0.5 * number])])
+    mask = jnp.array([1.0, 1.0, 0.0, 1.0])
+    label = jnp.array([1.0, 0.0, 1.0, 0.0])
+    return both(
+        derivative(lambda s, p: equations.pair(s, equations.logistic, p), first[:2], table),
+        derivative(lambda s: equations.pair(s, equations.logistic), first[:2]),
+        derivative(lambda s, c: equations.point(s, label, equations.logistic, c, mask), first, number),
+        derivative(lambda s: equations.listwise(s, second, mask), first),
+        derivative(lambda s: equations.listwise(s, second), first),
+        derivative(equations.residual, first, second, reward),
+        derivative(lambda m, t: equations.square(m, target=t), first, number),
+        derivative(lambda m, t: equations.hinge(m, at=t), first, number),
+        derivative(lambda x: equations.field(x, reward, mask), first),
+        derivative(lambda x: equations.clipped_field(x, second, reward, number, mask), first, at=1e-5),
+        derivative(kl_estimators.k1, first, second),
+        derivative(kl_estimators.k2, first, second),
+        derivative(kl_estimators.k3, first, second),
+        derivative(lambda b: kl_estimators.k3_weighted(first, b), second),
+        derivative(kl_estimators.reward_to_go, first),
+        derivative(lambda x: kl_estimators.reward_to_go(x, mask), first),
+        derivative(lambda x: logspace.masked_mean(x, mask), first),
+        derivative(lambda x: logspace.masked_sum(x, mask), first),
+        derivative(logspace.log_ratio, first, second),
+        derivative(problems.bradley_terry, reward),
+    )
+
+
+def games_differentiate(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """And the game, its best response, its gaps and, by the implicit function theorem, its equilibrium."""
+    lower = jnp.tril(0.4 * jnp.sin(3 * reward[:, None] + jnp.arange(4)), -1)
+    half = 0.5 * jnp.ones((4, 4))
+
+    def game(b: Array, m: Array, t: Array) -> PreferenceGame:
+        return PreferenceGame(preference=half + m - m.T, ref_logp=jax.nn.log_softmax(b), tau=t)
+
+    def in_game(function: Callable[..., Array]) -> Array:
+        return derivative(
+            lambda b, m, t, x: function(game(b, m, t), jax.nn.log_softmax(x)), second, lower, number, first
+        )
+
+    return both(
+        in_game(games.best_response),
+        in_game(games.best_response_value),
+        in_game(games.duality_gap),
+        in_game(games.duality_gap_by_value),
+        in_game(lambda one, logp: games.payoff(one, logp, games.best_response(one, logp))),
+        in_game(lambda one, logp: games.payoff(one, one.ref_logp, logp)),
+        derivative(lambda b, m, t: games.nash(game(b, m, t)), second, lower, number),
+        derivative(
+            lambda b, m, t: mixture_equilibrium(half + m - m.T, jax.nn.log_softmax(b), t, 0.3), second, lower, number
+        ),
+    )
+
+
+def tilt_differentiates(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """And `tilt`, in bases, weights, score and scale."""
+    return both(
+        derivative(lambda a, b, w, s, c: logspace.tilt((a, b), w, s, c), first, second, second[:2], reward, number),
+        derivative(logspace.geometric_mixture, first, second, number),
+    )
+
+
+def _with_zeros(key: Array) -> tuple[Problem, Array]:
+    """(problem with laws of every kind, policy): some responses have no mass."""
+    keys = jax.random.split(key, 5)
+    ref = instances.reference(keys[0])
+    problem = Problem(
+        ref_logp=ref, reward=instances.reward(keys[1]), sampler_logp=instances.policy(keys[2], ref),
+        anchor_logp=instances.policy(keys[3], ref),
+    )  # fmt: skip
+    return problem, instances.policy(keys[4], ref)
+
+
+def laws_are_what_they_say(problem: Problem, logp: Array) -> Array:
+    """Each law is the one its name says, and none of them lets a gradient through."""
+    bare = Problem(ref_logp=problem.ref_logp)
+    assert isinstance(problem.sampler_logp, Array) and problem.anchor_logp is not None
+    two = Problem(ref_logp=problem.ref_logp, sampler_logp=(problem.sampler_logp, logp))
+    alive = jnp.isfinite(problem.ref_logp)
+    flat = alive / jnp.sum(alive)
+    expected = [
+        (laws.reference(problem, logp), problem.ref_logp), (laws.policy(problem, logp), logp),
+        (laws.data(problem, logp), problem.sampler_logp), (laws.data(bare, logp), problem.ref_logp),
+        (laws.data(two, logp)[1], logp), (laws.old_policy(problem, logp), problem.sampler_logp),
+        (laws.old_policy(bare, logp), logp), (laws.old_policy(two, logp)[0], problem.sampler_logp),
+        (laws.anchor(problem, logp), problem.anchor_logp), (laws.anchor(bare, logp), logp),
+        (laws.uniform(problem, logp), jnp.log(flat)),
+        (laws.mixture(problem, logp, mixture=0.3), definitions.mixture(logp, problem.ref_logp, 0.3)),
+    ]  # fmt: skip
+    safe = jnp.where(jnp.isfinite(logp), logp, -3.0)
+
+    def total(x: Array, shift: Array) -> Array:
+        here = Problem(ref_logp=problem.ref_logp + shift, sampler_logp=problem.sampler_logp + shift,
+                       anchor_logp=problem.anchor_logp + shift)  # fmt: skip
+        pair = Problem(ref_logp=problem.ref_logp, sampler_logp=(problem.sampler_logp + shift, x))
+        names = (laws.reference, laws.policy, laws.data, laws.old_policy, laws.anchor, laws.mixture, laws.uniform)
+        every = [law(one, x) for one in (here, pair) for law in names]
+        every += [law(Problem(ref_logp=problem.ref_logp + shift), x) for law in names]
+        leaves = jax.tree.leaves(every)
+        return sum((jnp.sum(jnp.where(jnp.isfinite(leaf), leaf, 0.0) * jnp.cos(jnp.arange(5.0))) for leaf in leaves),
+                   jnp.zeros(()))  # fmt: skip
+
+    slopes = jax.grad(total, argnums=(0, 1))(safe, jnp.zeros(5))
+    return both(*(equal(jnp.exp(a), jnp.exp(b)) for a, b in expected), *(equal(slope, 0.0) for slope in slopes))
+
+
+def _property(name: str, says: str, slack: Callable[..., Array], instance: Callable[[Array], Any]) -> Statement:
+    return Statement(id=f"property/{name}", says=says, slack=slack, instance=instance, source=_HERE, mutants=())
+
+
+PROPERTIES: tuple[Statement, ...] = (
+    _property("grad-divergences", "divergences have the gradient of their value", divergences_differentiate,
+              _laws_and_numbers),
+    _property("grad-regularised", "the KL-regularised problem differentiates", regularised_problem_differentiates,
+              _laws_and_numbers),
+    _property("grad-f", "scores of f-DPO differentiate", f_regularised_differentiates, _laws_and_numbers),
+    _property("grad-pieces", "pieces of losses differentiate", pieces_differentiate, _laws_and_numbers),
+    _property("grad-games", "games differentiate", games_differentiate, _laws_and_numbers),
+    _property("grad-tilt", "tilt differentiates", tilt_differentiates, _laws_and_numbers),
+    _property("laws", "laws are detached and as named", laws_are_what_they_say, _with_zeros),
+)  # fmt: skip

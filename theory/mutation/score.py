@@ -1,0 +1,113 @@
+"""The run: mutants of chosen equations, judged by two processes, and the score."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import gc
+import multiprocessing
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from theory.mutation.judge import Verdict, judge
+from theory.mutation.operators import Mutant
+
+PASS = 0.95
+CHUNK = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Mutants of one equation, or of all, by what became of them."""
+
+    killed: int
+    equivalent: int
+    survived: int
+
+    @property
+    def mutants(self) -> int:
+        """All of them."""
+        return self.killed + self.equivalent + self.survived
+
+    @property
+    def value(self) -> float:
+        """Killed mutants over those that are not equivalent; 1 where there are none."""
+        different = self.killed + self.survived
+        return self.killed / different if different else 1.0
+
+    @property
+    def passed(self) -> bool:
+        """At least 95 %."""
+        return self.value >= PASS
+
+
+def score(verdicts: Sequence[Verdict]) -> Score:
+    """The score of some verdicts."""
+    count = collections.Counter(verdict.status for verdict in verdicts)
+    return Score(count["killed"], count["equivalent"], count["survived"])
+
+
+def by_equation(verdicts: Sequence[Verdict]) -> dict[str, Score]:
+    """The score of every equation, in the order of the verdicts."""
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault(verdict.mutant.equation, []).append(verdict)
+    return {name: score(rows) for name, rows in groups.items()}
+
+
+def sample(mutants: Sequence[Mutant], size: int | None, seed: int) -> list[Mutant]:
+    """Some of the mutants, in their order; all of them if `size` is None or not smaller."""
+    if size is None or size >= len(mutants):
+        return list(mutants)
+    chosen = sorted(random.Random(seed).sample(range(len(mutants)), size))
+    return [mutants[index] for index in chosen]
+
+
+def _prepare(settings: dict[str, Any]) -> None:
+    import jax
+
+    for name, value in settings.items():
+        jax.config.update(name, value)
+
+
+def _judge_all(mutants: Sequence[Mutant]) -> list[Verdict]:
+    found = [judge(mutant) for mutant in mutants]
+    gc.collect()
+    return found
+
+
+def run(
+    mutants: Sequence[Mutant],
+    *,
+    workers: int = 2,
+    progress: Callable[[int, str], None] | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Iterator[Verdict]:
+    """Verdicts in the order of the mutants. One worker judges in this process; several are processes of their own.
+
+    `settings` are JAX settings that other processes should have (the compilation cache, say).
+    """
+    chunks = [mutants[start : start + CHUNK] for start in range(0, len(mutants), CHUNK)]
+    done = 0
+    if workers == 1 or len(chunks) < 2:
+        for mutant in mutants:
+            if progress is not None:
+                progress(done, mutant.equation)
+            yield judge(mutant)
+            done += 1
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_prepare, initargs=(settings or {},)
+    ) as pool:
+        futures = [pool.submit(_judge_all, chunk) for chunk in chunks]
+        try:
+            for chunk, future in zip(chunks, futures, strict=True):
+                if progress is not None:
+                    progress(done, chunk[0].equation)
+                verdicts = future.result()
+                done += len(verdicts)
+                yield from verdicts
+        finally:
+            for future in futures:
+                future.cancel()
