@@ -373,7 +373,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "beta",
         "BOND (arXiv:2407.14622)",
-        "weight in [0, 1] between the two KLs to the best-of-N law (Jeffreys)",
+        "weight in [0, 1] of the backward KL(policy || best-of-N) beside the forward one (Jeffreys)",
         "none: a weight, not a temperature; the optimum does not depend on it",
         bond_beta,
     ),
@@ -400,7 +400,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "ipo",
-        "CoPG (arXiv:2406.19185), rewards +-1/4",
+        "CoPG (arXiv:2406.19185), rewards that differ by 1/2",
         "(1/2 - beta margin)^2",
         "ours: `ipo` at the same beta, times beta^2 (value and gradient)",
         copg_beta,

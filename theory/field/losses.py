@@ -88,6 +88,11 @@ def detached_ratio_of_the_response(token_logp: Array, ref_token_logp: Array, mas
 # --- policy gradients
 
 
+def k3_of_the_response(logp: Array, ref_logp: Array, reward: Array) -> Array:
+    """k3 of whole responses, as a loss beside a reward that it does not read."""
+    return k3(logp, ref_logp).mean(-1)
+
+
 def rloo_k1_in_reward(logp: Array, ref_logp: Array, reward: Array, *, beta: float = 0.05) -> Array:
     """Leave-one-out advantages of r - beta h, on the ratio of the response to itself."""
     regularised = sg(reward - beta * (logp - ref_logp))

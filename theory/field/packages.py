@@ -1,10 +1,7 @@
 """Reaching the function of a package that is installed, and saying plainly when it is not."""
 
 import ast
-import importlib.metadata
 import importlib.util
-import inspect
-import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
-
-
-def version(distribution: str) -> str | None:
-    """The version that is installed; None if none is."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def cut(package: str, file: str, *functions: str) -> dict[str, Callable[..., Any]] | None:
@@ -73,8 +62,3 @@ def four_arrays(function: Callable[..., Array], label_smoothing: float, name: st
 
     loss.__name__ = name
     return loss
-
-
-def source_of(function: Callable[..., Any]) -> str:
-    """The text of one of our transcriptions, dedented."""
-    return textwrap.dedent(inspect.getsource(function))

@@ -11,7 +11,8 @@ _SAYS = {
     "none": "none: the reference is not in it",
     "forward": "forward KL(reference ‖ policy)",
     "reverse": "reverse KL(policy ‖ reference)",
-    "token_partial": "each token's own KL, without its effect on later tokens",
+    "token_partial": "each token's own reverse KL, without its effect on later tokens",
+    "token_partial, forward": "each token's own FORWARD KL(reference ‖ policy)",
     "other": "of no KL",
     "does not apply": "",
 }
@@ -19,7 +20,8 @@ _SAYS = {
 
 def cell(text: str) -> str:
     """Text inside a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ").replace("_", "\\_").replace("*", "\\*")
+    parts = text.replace("|", "\\|").replace("\n", " ").split("`")
+    return "`".join(part if i % 2 else part.replace("_", "\\_").replace("*", "\\*") for i, part in enumerate(parts))
 
 
 def summary(finding: Finding) -> str:
@@ -29,8 +31,9 @@ def summary(finding: Finding) -> str:
     if "kl" in observed:
         parts.append(f"KL in its gradient: {_SAYS[observed['kl']]}")
     if "target" in observed:
-        parts.append(f"goes to: {observed['target']}")
-    bad = [name for name, value in observed.items() if name not in ("kl", "kl_direction") and not good(name, value)]
+        parts.append(f"goes to: {observed['target'].replace(' at ', ' at temperature ')}")
+    told = ("kl", "kl_direction")
+    bad = [name + v.removeprefix("fails") for name, v in observed.items() if name not in told and not good(name, v)]
     if not finding.entry.compiles:
         bad.append("cannot be compiled")
     if bad:
@@ -59,8 +62,9 @@ def field_page(findings: Sequence[Finding]) -> str:
         "`python -m theory field ID`. A finding is about a formula in the version named, not about a package or its "
         "authors, and each line also says what is right. *Transcribed* means that the published formula was written "
         "down as ours in a few lines (`theory/field/losses.py`); where the package's own function was executed and "
-        "compared with it, the line says so. Where a package is installed, the command runs the package's function. "
-        "'Partial' KLs: the gradient of a term summed token by token, prefixes held fixed.",
+        "compared with it, the line says so. Where tunix or EasyDeL is installed, the command runs the package's own "
+        "function too, cut from its source without importing the framework around it. A property that fails by design "
+        "(a loss without a reference, say) is listed like any other: the remark says so.",
         "",
         "| id | finding | smallest counterexample | what it does right | how |",
         "| --- | --- | --- | --- | --- |",
@@ -102,8 +106,7 @@ def dictionary_page() -> str:
         "What the same letter means in papers and libraries, and how it becomes ours: `beta` and `tau` are KL "
         "temperatures (nats of KL per unit of reward or preference), `h` is the canonical step "
         "log π' = (1 - h τ) log π + h τ log ref + h q + const, `mixture` m is the weight of the reference in "
-        "π^{1-m} ref^m. Every conversion is checked numerically by `tests/theory/test_field.py`, up to the size of the "
-        "discrepancy stated.",
+        "π^{1-m} ref^m. Every conversion is checked numerically by `tests/theory/test_field.py`, to 1e-9.",
         "",
         "| symbol | where | meaning there | conversion to ours |",
         "| --- | --- | --- | --- |",

@@ -144,7 +144,9 @@ def examine(entry: Entry) -> Finding:
                 entry.function if same else function, **given, properties=("kl_direction",)
             )
             note("kl_direction", exact.properties["kl_direction"])
-            observed["kl"] = exact.kl
+            # The audit's name does not say which of the two KLs it is token by token; its explanation does.
+            forward = exact.kl == "token_partial" and "forward" in exact.properties["kl_direction"].explanation
+            observed["kl"] = f"{exact.kl}, forward" if forward else exact.kl
             if not good("kl", exact.kl):
                 examples["kl_direction"] = kl_example(wide)
         if "target" in entry.expected:
