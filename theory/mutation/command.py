@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -39,11 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _use_cache() -> dict[str, Any]:
     """Keep compiled programs between runs, unless the environment or the caller already says where."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    return {name: getattr(jax.config, name) for name in names}
+    return {name: jax.config.values[name] for name in names}
 
 
 def _row(name: str, found: score.Score, width: int) -> str:

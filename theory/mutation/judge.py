@@ -108,9 +108,13 @@ def quiet() -> Iterator[None]:
 
 
 def killer(mutant: Mutant, rows: Sequence[Item]) -> str:
-    """The first statement or property that a mutant breaks, with how, or ""."""
-    for item in rows:
-        redraw = (mutant.module, mutant.function) in item.from_generator
+    """The first statement or property that a mutant breaks, with how, or "".
+
+    Instances are the original's; where the generator itself calls the mutated function, they are made anew as well.
+    """
+    place = (mutant.module, mutant.function)
+    again = [(item, True) for item in rows if place in item.from_generator]
+    for item, redraw in [*((item, False) for item in rows), *again]:
         try:
             slack = smallest_slack(item, redraw)
         except Exception as error:
@@ -144,8 +148,7 @@ def judge(mutant: Mutant, rows: Sequence[Item] | None = None) -> Verdict:
     mine = items_for(mutant, rows)
     with jax.enable_x64(True), quiet():
         for item in mine:
-            if (mutant.module, mutant.function) not in item.from_generator:
-                _drawn(item.statement.instance)
+            _drawn(item.statement.instance)
         with world(mutant.module, mutant.compile(source, filename)):
             by = killer(mutant, mine)
         if by:

@@ -18,12 +18,34 @@ _FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 }  # fmt: skip
 POLICY = frozenset({"logp", "token_logp", "score", "margin", "log_ratio", "values", "x", "logq"})
 """Parameters that the policy flows through: where a stop-gradient may be added."""
-_SHAPES = ("reshape", "broadcast_to", "astype", "swapaxes", "moveaxis", "broadcast_arrays", "promote_types", "isinstance")
+_SHAPES = (
+    "reshape",
+    "broadcast_to",
+    "astype",
+    "swapaxes",
+    "moveaxis",
+    "broadcast_arrays",
+    "promote_types",
+    "isinstance",
+)
 _UNORDERED = (
     "einsum", "where", "fori_loop", "partial", "map", "custom_jvp", "full_like", "stack", "logaddexp", "solve", "vmap",
     "member", "positive", "minimum", "maximum", "result_type",
 )  # fmt: skip
-_REDUCTIONS = ("sum", "mean", "max", "min", "any", "all", "cumsum", "flip", "log_softmax", "logsumexp", "argmin", "full_like")
+_REDUCTIONS = (
+    "sum",
+    "mean",
+    "max",
+    "min",
+    "any",
+    "all",
+    "cumsum",
+    "flip",
+    "log_softmax",
+    "logsumexp",
+    "argmin",
+    "full_like",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +158,7 @@ def _constant(node: ast.Constant, index: bool) -> Iterator[Change]:
         if value in (0, 1):
             yield "off by one", ast.Constant(1 - value)
         return
-    yield "changed constant", ast.Constant(value * 2 if value else type(value)(1))
+    yield "changed constant", ast.Constant(value * 2 if value else 1.0 if isinstance(value, float) else 1)
 
 
 def _changes(node: ast.AST, role: str, parameters: frozenset[str]) -> Iterator[Change]:
@@ -268,4 +290,3 @@ def _short(node: ast.AST) -> str:
     text = ast.unparse(node).replace("__import__('jax').lax.stop_gradient", "sg")
     text = text.replace("__import__('sys').modules['alignjax.logspace'].", "")
     return text if len(text) <= 100 else f"{text[:97]}..."
-

@@ -11,12 +11,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignjax import Problem, divergences, equations, f_regularised, games, kl_estimators, kl_regularised, laws, logspace
+from alignjax import (
+    Problem,
+    divergences,
+    equations,
+    f_regularised,
+    games,
+    kl_estimators,
+    kl_regularised,
+    laws,
+    logspace,
+)
 from alignjax import problem as problems
 from alignjax.games import PreferenceGame
 from alignjax.games.equilibrium import mixture_equilibrium
 from alignjax.record import Source
 from theory import definitions, instances
+from theory.mutation.contracts import OF_METHODS
 from theory.record import Statement
 from theory.slack import both, equal
 
@@ -173,11 +184,12 @@ def laws_are_what_they_say(problem: Problem, logp: Array) -> Array:
         (laws.mixture(problem, logp, mixture=0.3), definitions.mixture(logp, problem.ref_logp, 0.3)),
     ]  # fmt: skip
     safe = jnp.where(jnp.isfinite(logp), logp, -3.0)
+    drawn, anchor = problem.sampler_logp, problem.anchor_logp
 
     def total(x: Array, shift: Array) -> Array:
-        here = Problem(ref_logp=problem.ref_logp + shift, sampler_logp=problem.sampler_logp + shift,
-                       anchor_logp=problem.anchor_logp + shift)  # fmt: skip
-        pair = Problem(ref_logp=problem.ref_logp, sampler_logp=(problem.sampler_logp + shift, x))
+        ref_logp = problem.ref_logp
+        here = Problem(ref_logp=ref_logp + shift, sampler_logp=drawn + shift, anchor_logp=anchor + shift)
+        pair = Problem(ref_logp=ref_logp, sampler_logp=(drawn + shift, x))
         names = (laws.reference, laws.policy, laws.data, laws.old_policy, laws.anchor, laws.mixture, laws.uniform)
         every = [law(one, x) for one in (here, pair) for law in names]
         every += [law(Problem(ref_logp=problem.ref_logp + shift), x) for law in names]
@@ -186,14 +198,66 @@ def laws_are_what_they_say(problem: Problem, logp: Array) -> Array:
                    jnp.zeros(()))  # fmt: skip
 
     slopes = jax.grad(total, argnums=(0, 1))(safe, jnp.zeros(5))
-    return both(*(equal(jnp.exp(a), jnp.exp(b)) for a, b in expected), *(equal(slope, 0.0) for slope in slopes))
+    return both(
+        *(equal(jnp.exp(jnp.asarray(a)), jnp.exp(jnp.asarray(b))) for a, b in expected),
+        *(equal(slope, 0.0) for slope in slopes),
+    )
+
+
+def statistics_are_detached(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """No gradient passes a statistic of the group, the weight of a field, or an old policy; a group of one has no
+    baseline; a group without responses has no loss.
+    """
+    mask, one = jnp.array([1.0, 1.0, 0.0, 1.0]), jnp.array([0.0, 1.0, 0.0, 0.0])
+
+    def detached(r: Array) -> Array:
+        parts = [equations.group_mean(r, mask), equations.group_std(r, mask), equations.group_std(r, ddof=1)]
+        parts += [equations.group_mean(r), equations.leave_one_out(r, mask) * first, equations.leave_one_out(r) * first]
+        return jnp.sum(jnp.concatenate(parts))
+
+    return both(
+        equal(jax.grad(detached)(reward), 0.0),
+        equal(jax.grad(lambda w: equations.field(first, w, mask))(reward), 0.0),
+        equal(jax.grad(lambda o: equations.clipped_field(first, o, reward, 0.2))(second), 0.0),
+        equal(jax.grad(lambda a: equations.clipped_field(first, second, a, 0.2))(reward), 0.0),
+        equal(equations.leave_one_out(reward, one), 0.0),
+        equal(equations.leave_one_out(reward[:1]), 0.0),
+        equal(equations.group_std(reward[:1], ddof=1), 0.0),
+        equal(equations.field(first, reward, jnp.zeros(4)), 0.0),
+        equal(logspace.masked_mean(reward, jnp.zeros(4)), 0.0),
+        equal(logspace.masked_sum(jnp.where(mask > 0, reward, jnp.nan), mask), reward @ mask),
+        equal(logspace.masked_mean(jnp.where(mask > 0, reward, jnp.nan), mask), reward @ mask / 3),
+        equal(logspace.masked_mean(reward, None), reward.sum() / 4),
+    )
+
+
+def estimators_detach(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """KL losses with a detached factor: value and gradient, token by token, masked or not."""
+    mask = jnp.array([1.0, 1.0, 1.0, 0.0])
+    dirty = jnp.where(mask > 0, first, jnp.nan), jnp.where(mask > 0, second, jnp.nan)
+    h = (first - second) * mask
+    later = jnp.stack([h[n:].sum() for n in range(4)])
+    plain = jnp.stack([(first - second)[n:].sum() for n in range(4)])
+    to_go, myopic = kl_estimators.kl_tokens_to_go, kl_estimators.kl_tokens_myopic
+    return both(
+        equal(to_go(*dirty, mask), jnp.sum(later * first * mask)),
+        equal(to_go(first, second), jnp.sum(plain * first)),
+        equal(myopic(*dirty, mask), jnp.sum(h * first)),
+        equal(myopic(first, second), jnp.sum((first - second) * first)),
+        equal(jax.grad(to_go)(first, second, mask), later * mask),
+        equal(jax.grad(myopic)(first, second, mask), h),
+        equal(jax.grad(to_go, argnums=1)(first, second, mask), 0.0),
+        equal(jax.grad(myopic, argnums=1)(first, second), 0.0),
+        equal(kl_estimators.k1_in_reward(first, second), (first - second) * first),
+        equal(jax.grad(lambda b: kl_estimators.k1_in_reward(first, b).sum())(second), 0.0),
+    )
 
 
 def _property(name: str, says: str, slack: Callable[..., Array], instance: Callable[[Array], Any]) -> Statement:
     return Statement(id=f"property/{name}", says=says, slack=slack, instance=instance, source=_HERE, mutants=())
 
 
-PROPERTIES: tuple[Statement, ...] = (
+_EQUATIONS: tuple[Statement, ...] = (
     _property("grad-divergences", "divergences have the gradient of their value", divergences_differentiate,
               _laws_and_numbers),
     _property("grad-regularised", "the KL-regularised problem differentiates", regularised_problem_differentiates,
@@ -202,5 +266,10 @@ PROPERTIES: tuple[Statement, ...] = (
     _property("grad-pieces", "pieces of losses differentiate", pieces_differentiate, _laws_and_numbers),
     _property("grad-games", "games differentiate", games_differentiate, _laws_and_numbers),
     _property("grad-tilt", "tilt differentiates", tilt_differentiates, _laws_and_numbers),
+    _property("statistics", "statistics of a group are detached, and 0 where there is no group",
+              statistics_are_detached, _laws_and_numbers),
+    _property("estimators", "detached factors of KL losses, token by token", estimators_detach, _laws_and_numbers),
     _property("laws", "laws are detached and as named", laws_are_what_they_say, _with_zeros),
 )  # fmt: skip
+
+PROPERTIES: tuple[Statement, ...] = (*_EQUATIONS, *OF_METHODS)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import Problem
-from alignjax.divergences import kl
 from alignjax.equations import logistic
 from alignjax.f_regularised import DIVERGENCES
 from theory import instances
@@ -21,7 +20,13 @@ INSTANCES = 1_000
 TOLERANCE = 1e-12
 Draw = Callable[[jax.Array], Any]
 
-_LAWS = ("alignjax.divergences", "alignjax.kl_regularised", "alignjax.games", "alignjax.logspace", "alignjax.f_regularised")
+_LAWS = (
+    "alignjax.divergences",
+    "alignjax.kl_regularised",
+    "alignjax.games",
+    "alignjax.logspace",
+    "alignjax.f_regularised",
+)
 
 
 def _zeros(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -136,7 +141,9 @@ def cases(module: str, function: Callable[..., Any]) -> Iterator[Case]:
         "link": (logistic,), "f": (lambda u: jnp.square(u - 1), lambda u: u * jnp.log(jnp.where(u > 0, u, 1.0))),
         "divergence": DIVERGENCES, "needed_by": ("the witness",), "axis": (-1,), "slope_at_infinity": (jnp.inf, 2.0),
     }  # fmt: skip
-    optional = [n for n, p in parameters.items() if p.default is None or (n in ("response_mask", "mask", "behaviour_logp"))]
+    optional = [
+        n for n, p in parameters.items() if p.default is None or (n in ("response_mask", "mask", "behaviour_logp"))
+    ]
     seed = 0
     for left_out in ([], optional) if optional else ([],):
         static = {name: values for name, values in options.items() if name in parameters}
@@ -185,7 +192,8 @@ def find(module: str, qualname: str) -> Callable[..., Any]:
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)
-    return found.fget if isinstance(found, property) else found
+    function: Callable[..., Any] = getattr(found, "fget", found)
+    return function
 
 
 def responses(function: Callable[..., Any], case: Case) -> list[np.ndarray]:
@@ -224,6 +232,3 @@ def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
         if a.shape != b.shape or not np.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
             return False
     return True
-
-
-assert kl is not None

@@ -1,0 +1,164 @@
+"""What the record of a method promises, as properties of each method: nothing here names a method."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from alignjax import Samples, methods
+from alignjax.record import Method
+from theory.record import Statement
+from theory.slack import both, equal
+
+Fields = dict[str, Array]
+_KNOWN = (
+    "logp", "ref_logp", "reward", "win_rate", "behaviour_logp", "preference", "value", "token_logp", "ref_token_logp",
+    "mask", "response_mask",
+)  # fmt: skip
+_PER_RESPONSE = ("logp", "ref_logp", "reward", "win_rate", "behaviour_logp", "token_logp", "ref_token_logp", "mask")
+_DETACHED = ("reward", "win_rate", "behaviour_logp", "value")
+"""Feedback that only ever enters a detached advantage; a link's preference is a weight instead."""
+TOKENS = 3
+
+
+def group_of(key: Array, size: int) -> Fields:
+    """Every field a loss may read, for one prompt with `size` responses."""
+    keys = jax.random.split(key, 7)
+    tokens = -jnp.exp(jax.random.normal(keys[0], (size, TOKENS)))
+    ref_tokens = tokens + 0.5 * jax.random.normal(keys[1], (size, TOKENS))
+    reward = jax.random.normal(keys[2], (size,))
+    margin = jnp.tril(jax.random.uniform(keys[3], (size, size), minval=-0.4, maxval=0.4), -1)
+    return {
+        "logp": tokens.sum(-1), "ref_logp": ref_tokens.sum(-1), "reward": reward,
+        "win_rate": jax.random.uniform(keys[4], (size,)),
+        "behaviour_logp": tokens.sum(-1) + 0.3 * jax.random.normal(keys[5], (size,)),
+        "preference": 0.5 + margin - margin.T, "value": jax.random.normal(keys[6]), "token_logp": tokens,
+        "ref_token_logp": ref_tokens, "mask": jnp.arange(TOKENS) <= jnp.arange(size)[:, None] % TOKENS,
+    }  # fmt: skip
+
+
+def _read(method: Method, fields: Mapping[str, Array]) -> Fields:
+    names = (*method.reads, *method.reads_if_present)
+    return {name: fields[name] for name in names if name in fields}
+
+
+def _value(method: Method, fields: Mapping[str, Array]) -> Array:
+    given = _read(method, fields)
+    return method(Samples(**{"logp": fields["logp"], **given}))
+
+
+def _picked(fields: Mapping[str, Array], order: Array) -> Fields:
+    """Some responses of a group, in some order."""
+    found = {name: fields[name][order] for name in _PER_RESPONSE} | {"value": fields["value"]}
+    return found | {"preference": fields["preference"][order][:, order]}
+
+
+def masked_responses_are_inert(key: Array, *, name: str) -> Array:
+    """A group with masked responses has the loss and the gradient of the group without them; a masked pair has 0."""
+    method = methods[name]
+    policy = "token_logp" if "token_logp" in method.reads else "logp"
+    if method.num_responses is not None:
+        size = method.num_responses
+        keep = jnp.arange(size) > 0
+        fields = group_of(key, size) | {"response_mask": keep}
+        dirty = fields | {policy: jnp.where(keep, fields[policy], jnp.nan)}
+        return both(equal(_value_masked(method, dirty), 0.0), equal(_slope(method, dirty, policy), 0.0))
+    fields = group_of(key, 4)
+    kept = jnp.array([0, 1, 3])
+    keep = jnp.arange(4) != 2
+    column = keep if policy == "logp" else keep[:, None]
+    dirty = fields | {policy: jnp.where(column, fields[policy], jnp.nan), "response_mask": keep}
+    fewer = _picked(fields, kept) | {"response_mask": jnp.ones(3, bool)}
+    slope = _slope(method, dirty, policy)
+    return both(
+        equal(_value_masked(method, dirty), _value(method, fewer)),
+        equal(slope[kept], _slope(method, fewer, policy)),
+        equal(slope[2], 0.0),
+    )
+
+
+def _value_masked(method: Method, fields: Mapping[str, Array]) -> Array:
+    given = _read(method, fields)
+    return method(Samples(**{"logp": fields["logp"], **given, "response_mask": fields["response_mask"]}))
+
+
+def _slope(method: Method, fields: Mapping[str, Array], policy: str) -> Array:
+    return jax.grad(lambda x: _value_masked(method, {**fields, policy: x}))(fields[policy])
+
+
+def order_does_not_matter(key: Array, *, name: str) -> Array:
+    """Declared "relabelling": responses in another order, with their feedback, have the same loss and gradient."""
+    method = methods[name]
+    size = method.num_responses or 4
+    fields = group_of(key, size)
+    order = jnp.arange(size)[::-1]
+    turned = _picked(fields, order)
+    policy = "token_logp" if "token_logp" in method.reads else "logp"
+    slopes = [jax.grad(lambda x, f=f: _value(method, {**f, policy: x}))(f[policy]) for f in (fields, turned)]
+    return both(equal(_value(method, fields), _value(method, turned)), equal(slopes[0][order], slopes[1]))
+
+
+def rewards_may_move(key: Array, *, name: str, shift: float, scale: float) -> Array:
+    """Declared "reward_shift" and "reward_scale": the gradient on a group does not see them."""
+    method = methods[name]
+    fields = group_of(key, method.num_responses or 4)
+    moved = fields | {"reward": scale * fields["reward"] + shift}
+    slopes = [jax.grad(lambda x, f=f: _value(method, {**f, "logp": x}))(f["logp"]) for f in (fields, moved)]
+    return equal(slopes[0], slopes[1])
+
+
+def feedback_is_detached(key: Array, *, name: str) -> Array:
+    """No gradient reaches rewards, win-rates, baselines or the old policy; one that is left out is the neutral one."""
+    method = methods[name]
+    fields = group_of(key, method.num_responses or 4)
+    slacks = []
+    for field in _DETACHED:
+        if field in (*method.reads, *method.reads_if_present):
+            slope = jax.grad(lambda x, field=field: _value(method, {**fields, field: x}))(fields[field])
+            slacks.append(equal(slope, 0.0))
+    policy = "token_logp" if "token_logp" in method.reads else "logp"
+    neutral = {"value": jnp.zeros(()), "behaviour_logp": fields["logp"], "mask": jnp.ones((4, TOKENS), bool)}
+    for field, instead in neutral.items():
+        if field in method.reads_if_present:
+            without = {other: array for other, array in fields.items() if other != field}
+            given = {**fields, field: instead}
+            slopes = [jax.grad(lambda x, f=f: _value(method, {**f, policy: x}))(f[policy]) for f in (without, given)]
+            slacks += [equal(_value(method, without), _value(method, given)), equal(slopes[0], slopes[1])]
+    return both(*slacks)
+
+
+def _properties() -> list[Statement]:
+    found = []
+
+    def add(what: str, says: str, function: Any, name: str, **fixed: Any) -> None:
+        found.append(
+            Statement(
+                id=f"method/{name}/{what}",
+                says=says,
+                slack=functools.partial(function, name=name, **fixed),
+                instance=lambda key: (key,),
+                source=methods[name].source,
+                mutants=(),
+            )
+        )
+
+    for name, method in methods.items():
+        reads = (*method.reads, *method.reads_if_present)
+        if not set(reads) <= set(_KNOWN):
+            continue
+        add("masked", "masked responses are inert", masked_responses_are_inert, name)
+        if "relabelling" in method.invariant_to:
+            add("relabelling", "the order of responses does not matter", order_does_not_matter, name)
+        if "reward" in reads and "reward_shift" in method.invariant_to:
+            add("shift", "rewards may shift", rewards_may_move, name, shift=0.7, scale=1.0)
+        if "reward" in reads and "reward_scale" in method.invariant_to:
+            add("scale", "rewards may be scaled", rewards_may_move, name, shift=0.0, scale=3.0)
+        if set(reads) & set(_DETACHED):
+            add("detached", "feedback is detached", feedback_is_detached, name)
+    return found
+
+
+OF_METHODS: tuple[Statement, ...] = tuple(_properties())
