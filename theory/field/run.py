@@ -50,18 +50,20 @@ def _short(value: Any) -> str:
 
 
 def kl_example(subject: Subject) -> str:
-    """What the expected gradient is and what it should be, at a uniform policy over four responses."""
+    """What the expected gradient is and what it should be, at one policy over four responses."""
     count = destination.NUM_INSTANCES
     ref = np.broadcast_to(np.log(np.asarray([1.0, 1.0, 1.0, 3.0]) / 6), (count, 4))
+    p = np.asarray([3.0, 1.0, 1.0, 1.0]) / 6  # not uniform: a bare log-prob must show
     with jax.enable_x64(True):
+        at = jnp.broadcast_to(jnp.log(jnp.asarray(p)), (count, 4))
         flat, even = np.zeros((count, 4)), np.full((count, 4, 4), 0.5)
         problem = destination._problem(subject, ref, flat, even)
-        got = np.asarray(destination._field(subject)(jnp.asarray(flat), problem))[0]
-    h = np.log(0.25) - ref[0]
-    true = 0.25 * (h - h.mean())
+        got = np.asarray(destination._field(subject)(at, problem))[0]
+    h = np.log(p) - ref[0]
+    true = p * (h - p @ h)
     responses = "four responses of two tokens" if "token" in subject.kind else "four responses"
     return (
-        f"{responses}, policy uniform, reference (1, 1, 1, 3)/6: expected gradient in the logits {_short(got)}, "
+        f"{responses}, policy (3, 1, 1, 1)/6, reference (1, 1, 1, 3)/6: expected gradient in the logits {_short(got)}, "
         f"of the KL {_short(true)}"
     )
 
