@@ -169,7 +169,7 @@ def covers(reference_name: str, reference: Any, name: str, value: Any) -> None:
     if hole.any():
         raise ValueError(
             f"{reference_name} has zero mass {_where(hole)}, where {name} has some; "
-            f"allowed is a {name} whose support lies inside that of {reference_name}"
+            f"allowed is mass of {name} only where {reference_name} has some"
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from alignjax import checks
@@ -22,6 +23,7 @@ def _laws(logp: ArrayLike, logq: ArrayLike) -> tuple[Array, Array]:
     checks.same_last_axis({"logp": logp, "logq": logq})
     checks.log_policy("logp", logp)
     checks.log_policy("logq", logq)
+    checks.broadcastable({"logp": np.shape(logp)[:-1], "logq": np.shape(logq)[:-1]})
     logp, logq = as_float(logp), as_float(logq)
     dtype = jnp.promote_types(logp.dtype, logq.dtype)
     logp, logq = jnp.broadcast_arrays(logp.astype(dtype), logq.astype(dtype))
@@ -29,7 +31,8 @@ def _laws(logp: ArrayLike, logq: ArrayLike) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _kl(logp: Array, logq: Array) -> Array:
+def exact_kl(logp: Array, logq: Array) -> Array:
+    """`kl` of arrays that were checked already (a law promoted from 16 bits no longer normalises to 32)."""
     p_zero, q_zero = jnp.isneginf(logp), jnp.isneginf(logq)
     safe_p, safe_q = jnp.where(p_zero, 0.0, logp), jnp.where(q_zero, 0.0, logq)
     p, q = jnp.where(p_zero, 0.0, jnp.exp(safe_p)), jnp.where(q_zero, 0.0, jnp.exp(safe_q))
@@ -49,7 +52,7 @@ def kl(logp: ArrayLike, logq: ArrayLike) -> Nats:
 
     Shapes: `[..., A]`, `[..., A]` -> `[...]`. Source: Kullback and Leibler, 1951.
     """
-    return _kl(*_laws(logp, logq))
+    return exact_kl(*_laws(logp, logq))
 
 
 def reverse_kl(logp: ArrayLike, logq: ArrayLike) -> Nats:
@@ -67,7 +70,7 @@ def jeffreys(logp: ArrayLike, logq: ArrayLike, weight: Scalar = 0.5) -> Nats:
     checks.between("weight", weight, 0.0, 1.0)
     laws = _laws(logp, logq)
     weight = as_float(weight)
-    forward, backward = _kl(*laws), _kl(*laws[::-1])
+    forward, backward = exact_kl(*laws), exact_kl(*laws[::-1])
     return jnp.where(weight > 0, weight * forward, 0.0) + jnp.where(weight < 1, (1 - weight) * backward, 0.0)
 
 
@@ -77,12 +80,27 @@ def jensen_shannon(logp: ArrayLike, logq: ArrayLike) -> Nats:
     none = jnp.isneginf(logp) & jnp.isneginf(logq)
     middle = jnp.logaddexp(jnp.where(none, 0.0, logp), jnp.where(none, 0.0, logq)) - jnp.log(2.0)
     middle = jnp.where(none, -jnp.inf, middle)
-    return 0.5 * (_kl(logp, middle) + _kl(logq, middle))
+    return 0.5 * (exact_kl(logp, middle) + exact_kl(logq, middle))
 
 
 def chi_square(logp: ArrayLike, logq: ArrayLike) -> Nats:
     r"""Pearson's chi^2(p || q) = sum_y (p - q)^2 / q; the f-divergence of f(u) = (u - 1)^2."""
-    return f_divergence(logp, logq, lambda u: jnp.square(u - 1.0), slope_at_infinity=jnp.inf)
+    logp, logq = _laws(logp, logq)
+    dead, q_zero, d, p, q = _parts(logp, logq)
+    near = jnp.abs(d) < 1.0
+    close = q * jnp.square(jnp.expm1(jnp.where(near, d, 0.0)))
+    far = jnp.exp(jnp.where(dead, 0.0, 2 * jnp.where(dead, 0.0, logp) - jnp.where(dead, 0.0, logq))) - 2 * p + q
+    terms = jnp.where(dead, q, jnp.where(near, close, far))
+    return jnp.where(q_zero & (p > 0), jnp.inf, terms).sum(-1)
+
+
+def _parts(logp: Array, logq: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """(one of the two has no mass, q has none, log p - log q or 0, p, q)."""
+    p_zero, q_zero = jnp.isneginf(logp), jnp.isneginf(logq)
+    dead = p_zero | q_zero
+    p = jnp.where(p_zero, 0.0, jnp.exp(jnp.where(p_zero, 0.0, logp)))
+    q = jnp.where(q_zero, 0.0, jnp.exp(jnp.where(q_zero, 0.0, logq)))
+    return dead, q_zero, jnp.where(dead, 0.0, logp) - jnp.where(dead, 0.0, logq), p, q
 
 
 def total_variation(logp: ArrayLike, logq: ArrayLike) -> Float[Array, "*batch"]:
@@ -108,7 +126,7 @@ def renyi(logp: ArrayLike, logq: ArrayLike, alpha: Scalar) -> Nats:
     peak = exponent.max(-1, keepdims=True)
     shift = jnp.where(jnp.isfinite(peak), peak, 0.0)
     total = jnp.log(jnp.exp(exponent - shift).sum(-1)) + shift[..., 0]
-    return jnp.where(near_one, _kl(logp, logq), total / (order - 1))
+    return jnp.where(near_one, exact_kl(logp, logq), total / (order - 1))
 
 
 def alpha_divergence(logp: ArrayLike, logq: ArrayLike, alpha: Scalar) -> Nats:
@@ -118,11 +136,15 @@ def alpha_divergence(logp: ArrayLike, logq: ArrayLike, alpha: Scalar) -> Nats:
     """
     if checks.is_concrete(alpha) and not 0.0 < float(alpha) < 1.0:
         raise ValueError(f"alpha must lie in (0, 1), got {float(alpha):g}")
+    logp, logq = _laws(logp, logq)
     a = as_float(alpha)
-    # f(u) grows like -u / a... its slope at infinity is (1 - a) / (a (1 - a)) = 1 / a.
-    return f_divergence(
-        logp, logq, lambda u: (u ** (1 - a) - (1 - a) * u - a) / (a * (a - 1)), slope_at_infinity=1.0 / a
-    )
+    dead, _, d, p, q = _parts(logp, logq)
+    near = jnp.abs(d) < 1.0
+    small = jnp.where(near, d, 0.0)
+    close = q * (jnp.expm1((1 - a) * small) - (1 - a) * jnp.expm1(small))
+    mixed = jnp.exp((1 - a) * jnp.where(dead, 0.0, logp) + a * jnp.where(dead, 0.0, logq))
+    far = jnp.where(dead, 0.0, mixed) - (1 - a) * p - a * q
+    return jnp.where(near & ~dead, close, far).sum(-1) / (a * (a - 1))
 
 
 def f_divergence(
@@ -135,6 +157,7 @@ def f_divergence(
     """
     logp, logq = _laws(logp, logq)
     p_zero, q_zero = jnp.isneginf(logp), jnp.isneginf(logq)
+    q_zero = q_zero | (jnp.exp(jnp.where(q_zero, 0.0, logq)) == 0)  # underflow is no mass: 0 * f(inf) would be NaN
     q = jnp.where(q_zero, 0.0, jnp.exp(jnp.where(q_zero, 0.0, logq)))
     u = jnp.exp(jnp.where(p_zero | q_zero, 0.0, logp) - jnp.where(p_zero | q_zero, 0.0, logq))
     inside = q * f(jnp.where(p_zero, 0.0, u))

@@ -33,6 +33,14 @@ def square(margin: Array, *, target: Scalar) -> Array:
     return jnp.square(margin - target)
 
 
+def kept(response_mask: ArrayLike | None, *arrays: Array) -> tuple[Array, ...]:
+    """Arrays with masked responses replaced by 0, before any arithmetic can meet what they hold."""
+    if response_mask is None:
+        return arrays
+    keep = jnp.asarray(response_mask) != 0
+    return tuple(jnp.where(keep, array, 0.0) for array in arrays)
+
+
 # --- contrasts: scores of responses -> one number per prompt
 
 
@@ -41,7 +49,9 @@ def pair(score: Array, link: Link, preference: ArrayLike | None = None) -> Float
 
     `score` `[..., 2]`, `preference` `[..., 2, 2]`.
     """
-    margin = score[..., 0] - score[..., 1]
+    # Two scores at the same infinity have no margin: 0, and no gradient, not NaN.
+    alike = jnp.isinf(score[..., 0]) & (score[..., 0] == score[..., 1])
+    margin = jnp.where(alike, 0.0, score[..., 0]) - jnp.where(alike, 0.0, score[..., 1])
     if preference is None:
         return link(margin)
     p = as_float(preference)[..., 0, 1]
@@ -69,6 +79,7 @@ def field(logp: Array, weight: Array, response_mask: ArrayLike | None = None) ->
     r"""-mean_i sg[w_i] log pi(y_i): a policy-gradient surrogate; only its gradient has a meaning. `[..., K]` ->
     `[...]`.
     """
+    weight, logp = kept(response_mask, weight, logp)
     return masked_mean(-sg(weight) * logp, response_mask)
 
 
@@ -80,6 +91,7 @@ def clipped_field(
 
     Source: Schulman et al., 2017, arXiv:1707.06347, Eq. 7.
     """
+    logp, old_logp, advantage = kept(response_mask, logp, old_logp, advantage)
     ratio, advantage = jnp.exp(logp - sg(old_logp)), sg(advantage)
     clipped = jnp.clip(ratio, 1 - clip_range, 1 + clip_range)
     return masked_mean(-jnp.minimum(ratio * advantage, clipped * advantage), response_mask)

@@ -59,7 +59,8 @@ def regularised_optimum(
         return log_softmax(ref_logp + scaled)
     support = ~jnp.isneginf(ref_logp)
     top = jnp.where(support, scaled, -jnp.inf).max(-1, keepdims=True)
-    below = jnp.where(support, top - scaled, 0.0)
+    # Fused, the difference can round below 0, and the logarithm would be NaN.
+    below = jnp.where(support, jnp.maximum(top - scaled, 0.0), 0.0)
 
     def log_total(
         log_gap: Array,
@@ -75,5 +76,8 @@ def regularised_optimum(
 
     low, high = jnp.full_like(top, -80.0), jnp.full_like(top, 80.0)
     low, high = jax.lax.fori_loop(0, 80, halve, (low, high))
-    gap = jnp.exp(0.5 * (low + high))
+    # The root is where it is; how it moves with the arguments is one step of Newton's method from it.
+    root = jax.lax.stop_gradient(0.5 * (low + high))
+    slope = jax.lax.stop_gradient(jax.jvp(log_total, (root,), (jnp.ones_like(root),))[1])
+    gap = jnp.exp(root - log_total(root) / slope)
     return log_softmax(jnp.where(support, ref_logp + _log_inverse_slope(gap + below, divergence, alpha), -jnp.inf))

@@ -52,7 +52,11 @@ _COMMON: dict[str, Callable[[Method, Problem, Array, Mapping[str, Any]], Array |
 def tables(
     method: Method, problem: Problem, policy: Mapping[str, Array], hyper: Mapping[str, Any]
 ) -> dict[str, Array | None]:
-    """Every field the method's loss reads, over all A responses; what is not the policy's is detached."""
+    """Every field the method's loss reads, over all A responses.
+
+    Laws are detached from the policy; what the problem itself holds is not, so that gradients with respect to a
+    reward or a preference are those of the loss (policy-gradient losses detach their advantages themselves).
+    """
     found: dict[str, Array | None] = {}
     for name in (*method.reads, *method.reads_if_present):
         if name in policy:
@@ -60,9 +64,13 @@ def tables(
         elif name in method.feedback:
             found[name] = sg(method.feedback[name](problem, policy["logp"], **method.own(method.feedback[name], hyper)))
         elif name in _COMMON:
-            found[name] = jax.tree.map(sg, _COMMON[name](method, problem, policy["logp"], hyper))
+            found[name] = _COMMON[name](method, problem, policy["logp"], hyper)
         else:
             found[name] = None
+        if found[name] is None and name == "token_logp" and name in method.reads:
+            raise ValueError(
+                f"{method.name} reads tokens: give token_logp [..., A, T] beside logp (envs.TokenTree.policy has both)"
+            )
         if found[name] is None and name in method.reads:
             raise ValueError(f"{method.name} needs {name!r}, which this problem lacks")
     return found

@@ -12,7 +12,15 @@ from jaxtyping import Array, Float
 from alignjax import checks
 from alignjax.logspace import ArrayLike, as_float, log_softmax
 from alignjax.monte_carlo import mean_loss
-from alignjax.population import _refuse_if_too_large, check_policy, expected_loss, resolve, split
+from alignjax.population import (
+    check_drawn,
+    check_policy,
+    check_tokens,
+    expected_loss,
+    refuse_if_too_large,
+    resolve,
+    split,
+)
 from alignjax.problem import Problem
 from alignjax.pytree import register
 from alignjax.record import Method
@@ -39,11 +47,6 @@ class Fit:
     """The moving anchor after the last step, for methods that carry one."""
 
 
-def tabular(logits: Array) -> Array:
-    """The default policy: a free logit for every response."""
-    return log_softmax(logits)
-
-
 def _fields(policy: Policy, params: Any) -> Mapping[str, Array]:
     out = policy(params)
     return out if isinstance(out, Mapping) else {"logp": out}
@@ -67,6 +70,7 @@ def _run(
     problem: Problem,
     params: Any,
     anchor: Any,
+    alive: Array | None,
     key: Array | None,
     learning_rate: Array | None,
     numbers: Mapping[str, Any],
@@ -76,11 +80,16 @@ def _run(
     fixed: tuple[tuple[str, Any], ...],
     num_steps: int,
     optimizer: "optax.GradientTransformation | None",
-    policy: Policy,
+    policy: Policy | None,
     batch_size: int,
     hard_labels: bool,
     learning_rate_of: Callable[[Array], Array] | None,
 ) -> Fit:
+    if policy is None:
+        assert alive is not None
+        # A free logit for every response that is alive. Those of the dead are kept at 0: an optimiser that decays
+        # weights would turn -inf into NaN.
+        policy = lambda logits: log_softmax(jnp.where(alive, logits, -jnp.inf))
     static = {"method": method, "k": k, "fixed": fixed}
     carries = method.anchor_update is not None
 
@@ -102,7 +111,7 @@ def _run(
         gradient, each = jax.grad(losses, has_aux=True)(params, here, step_key)
         if optimizer is None:
             rate = learning_rate if learning_rate_of is None else learning_rate_of(count)
-            params = jax.tree.map(lambda x, g: x - rate * g, params, gradient)
+            params = jax.tree.map(lambda x, g: (x - rate * g).astype(x.dtype), params, gradient)
         else:
             import optax  # a fifth of jax's import time again: only where an optimiser is used
 
@@ -120,9 +129,21 @@ def _run(
     return Fit(
         logp=_fields(policy, params)["logp"],
         trace=trace,
-        params=params,
+        params=params if alive is None else jnp.where(alive, params, -jnp.inf),
         anchor_logp=_fields(policy, anchor)["logp"] if carries else None,
     )
+
+
+def _check_parametrisation(method: Method, problem: Problem, policy: Policy, params: Any) -> None:
+    """What the policy returns at the start fits the problem."""
+    fields = _fields(policy, params)
+    if "logp" not in fields:
+        raise ValueError(f"policy(init_params) must return log-probs, or a mapping with 'logp'; got {sorted(fields)}")
+    logp = check_policy(method, problem, fields["logp"], "policy(init_params)")
+    if "token_logp" in fields:
+        check_tokens(problem, logp, fields["token_logp"])
+    if method.anchor_update is not None and problem.anchor_logp is not None:
+        raise ValueError("anchor_logp of the problem has no parameters: with a policy, the anchor starts at them")
 
 
 def fit(
@@ -167,34 +188,39 @@ def fit(
     num_steps = checks.whole("num_steps", num_steps, at_least=0)
     batch_size = checks.whole("batch_size", batch_size)
     if key is None:
-        _refuse_if_too_large(method, problem, k, hyperparameters.get("group_size"))
+        refuse_if_too_large(method, problem, k, hyperparameters.get("group_size"))
     if learning_rate is None and (optimizer is None or not hasattr(optimizer, "update")):
         raise TypeError("fit needs learning_rate=..., or an optax optimizer=... that already has one")
     schedule = learning_rate if callable(learning_rate) else None
     constant = None if learning_rate is None or callable(learning_rate) else as_float(learning_rate)
     if constant is not None:
         checks.positive("learning_rate", constant)
+    if optimizer is not None and not (callable(optimizer) or hasattr(optimizer, "update")):
+        raise TypeError(f"optimizer must be an optax optimiser, or a function of learning_rate, got {optimizer!r}")
+    if constant is not None and constant.ndim:
+        raise ValueError(f"learning_rate must be a scalar or a schedule, got shape {constant.shape}; use jax.vmap")
     if optimizer is not None and not hasattr(optimizer, "update"):
         optimizer = optimizer(learning_rate)
     if (policy is None) != (init_params is None):
         raise TypeError("policy and init_params go together: a function of parameters, and where they start")
     if policy is None:
         start = problem.ref_logp if init_logp is None else check_policy(method, problem, init_logp, "init_logp")
-        batch = checks.broadcastable(
-            {"init_logp": start.shape[:-1], "ref_logp": problem.ref_logp.shape[:-1]}
-            | ({} if problem.reward is None else {"reward": problem.reward.shape[:-1]})
-            | ({} if problem.preference is None else {"preference": problem.preference.shape[:-2]})
-        )
-        params: Any = jnp.broadcast_to(start, (*batch, start.shape[-1]))
-        policy, anchor = tabular, params if problem.anchor_logp is None else problem.anchor_logp
-        anchor = jnp.broadcast_to(anchor, params.shape)
+        check_drawn(method, problem, start, {**numbers, **dict(fixed)}, k)
+        batch = problem.batch_shape(init_logp=start.shape[:-1])
+        dtype = jnp.result_type(*jax.tree.leaves((problem, start)), jnp.float32)
+        start = jnp.broadcast_to(start, (*batch, start.shape[-1])).astype(dtype)
+        alive = ~jnp.isneginf(start)
+        params: Any = jnp.where(alive, start, 0.0)
+        anchor = start if problem.anchor_logp is None else jnp.broadcast_to(problem.anchor_logp, start.shape)
+        anchor = jnp.where(alive, anchor.astype(dtype), 0.0)
     else:
         if init_logp is not None:
             raise TypeError("init_logp starts a table; with a policy, give init_params")
-        params = jax.tree.map(as_float, init_params)
+        params, alive = jax.tree.map(as_float, init_params), None
         anchor = params
+        _check_parametrisation(method, problem, policy, params)
     return _run(
-        problem, params, anchor if method.anchor_update is not None else None, key,
+        problem, params, anchor if method.anchor_update is not None else None, alive, key,
         constant, numbers,
         method=method, k=k, fixed=fixed, num_steps=num_steps, optimizer=optimizer, policy=policy,
         batch_size=batch_size, hard_labels=bool(hard_labels), learning_rate_of=schedule,

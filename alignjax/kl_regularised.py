@@ -9,6 +9,7 @@ Sources: Todorov, 2006 (linearly solvable control); Rafailov et al., 2023, arXiv
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from alignjax import checks
@@ -21,6 +22,10 @@ def _checked(ref_logp: ArrayLike, reward: ArrayLike, beta: ArrayLike) -> None:
     checks.log_policy("ref_logp", ref_logp)
     checks.not_nan("reward", reward)
     checks.positive("beta", beta)
+    shapes = {"ref_logp": np.shape(ref_logp)[:-1], "reward": np.shape(reward)[:-1], "beta": np.shape(beta)}
+    checks.broadcastable(shapes)
+    if checks.is_concrete(reward) and np.isposinf(np.asarray(reward, np.float64)).any():
+        raise ValueError("reward holds inf; allowed are finite rewards, and -inf for a response that is forbidden")
 
 
 def gibbs(ref_logp: ArrayLike, reward: ArrayLike, beta: ArrayLike) -> Float[Array, "*batch A"]:

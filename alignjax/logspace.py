@@ -18,7 +18,11 @@ Scalar = Array | float
 
 def as_float(x: ArrayLike) -> Array:
     """An array of at least float32: bfloat16, float16 and integers are promoted, float64 is kept."""
+    if isinstance(x, int | float):
+        return jnp.asarray(float(x))  # weakly typed: a Python number does not widen a float32 array under x64
     x = jnp.asarray(x)
+    if x.weak_type and jnp.issubdtype(x.dtype, jnp.floating):
+        return x
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(jnp.result_type(float))
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -69,7 +73,7 @@ def tilt(
         bases = jnp.stack(jnp.broadcast_arrays(*(as_float(base) for base in log_bases)))
     else:
         bases = as_float(jnp.asarray(log_bases))
-    weights, score, scale = as_float(weights), as_float(score), per_batch(scale)
+    weights, score, scale = as_float(weights).astype(bases.dtype), as_float(score), per_batch(scale)
     if bases.ndim < 2:
         raise ValueError(f"log_bases must have the bases first and the responses last, got shape {bases.shape}")
     if weights.ndim == 0 or weights.shape[0] != bases.shape[0]:
@@ -77,8 +81,10 @@ def tilt(
     if score.ndim > 0:
         checks.same_last_axis({"log_bases": bases, "score": score})
     # Batch axes of the weights are the last ones of the bases: lift them to the same rank, responses after them.
-    lifted = (1,) * max(bases.ndim - weights.ndim - 1, 0)
-    columns = weights.reshape((weights.shape[0], *lifted, *weights.shape[1:], 1))
+    rank = max(bases.ndim, weights.ndim + 1)
+    columns = weights.reshape((weights.shape[0], *(1,) * (rank - weights.ndim - 1), *weights.shape[1:], 1))
+    bases = bases.reshape((bases.shape[0], *(1,) * (rank - bases.ndim), *bases.shape[1:]))
+    checks.broadcastable({"log_bases": bases.shape[1:-1], "weights": columns.shape[1:-1], "score": score.shape[:-1]})
     if checks.is_concrete(bases, weights, score, scale):
         checks.not_nan("weights", weights, forbid_inf=True)
         checks.not_nan("log_bases", jnp.where(columns == 0, 0.0, bases))

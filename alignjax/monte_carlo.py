@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from alignjax import checks
 from alignjax.feedback import tables
-from alignjax.logspace import ArrayLike, as_float, log_softmax
-from alignjax.population import check_policy, resolve, sampler_laws, split
+from alignjax.logspace import ArrayLike, log_softmax
+from alignjax.population import check_drawn, check_logits, check_policy, resolve, sampler_laws, split
 from alignjax.problem import Problem
 from alignjax.record import Method
 
@@ -70,11 +70,7 @@ def mean_loss(
     logp = policy["logp"]
     draw_key, opponent_key, label_key = jax.random.split(key, 3)
     laws = sampler_laws(method, problem, logp, hyper, k)
-    shapes = {"logp": logp.shape[:-1], "ref_logp": problem.ref_logp.shape[:-1]}
-    for name, value, axes in (("reward", problem.reward, 1), ("preference", problem.preference, 2)):
-        if value is not None:
-            shapes[name] = value.shape[: value.ndim - axes]
-    lead = checks.broadcastable(shapes)
+    lead = problem.batch_shape(logp=logp.shape[:-1])
     slots = [
         draw(slot_key, law, lead, num_samples)
         for slot_key, law in zip(jax.random.split(draw_key, k), laws, strict=True)
@@ -115,6 +111,7 @@ def sampled_loss(
     k, numbers, fixed = split(method, hyperparameters)
     k = k if hyperparameters.get("group_size") is None else method.group_size(hyperparameters["group_size"])
     logp = check_policy(method, problem, logp)
+    check_drawn(method, problem, logp, {**numbers, **dict(fixed)}, k)
     num_samples = checks.whole("num_samples", num_samples)
     return mean_loss(
         problem, {"logp": logp}, key, numbers,
@@ -140,10 +137,9 @@ def sampled_grad(
     r"""The gradient of `sampled_loss` with respect to the logits: an unbiased draw of `population_grad`."""
     method = resolve(name)
     k, numbers, fixed = split(method, hyperparameters)
-    checks.same_last_axis({"logits": logits}, size=problem.num_responses)
-    checks.not_nan("logits", logits)
+    logits = check_logits(method, problem, logits, {**numbers, **dict(fixed)}, k)
     num_samples = checks.whole("num_samples", num_samples)
     return _sampled_grad(
-        problem, as_float(logits), key, numbers,
+        problem, logits, key, numbers,
         method=method, k=k, fixed=fixed, num_samples=num_samples, hard_labels=bool(hard_labels),
     )  # fmt: skip

@@ -87,7 +87,7 @@ def expected_loss(
     index = np.stack(np.unravel_index(np.arange(a**k), (a,) * k), axis=-1)
     laws = sampler_laws(method, problem, policy["logp"], hyper, k)
     log_weight = functools.reduce(jnp.add, (laws[slot][..., index[:, slot]] for slot in range(k)))
-    drawn = ~jnp.isneginf(log_weight)
+    drawn = jnp.exp(log_weight) > 0  # a weight that underflows is none: 0 * inf would be NaN
     arrays: dict[str, Array | None] = {}
     for name, table in tables(method, problem, policy, hyper).items():
         if table is None:
@@ -116,7 +116,7 @@ def _expected_grad(problem: Problem, logits: Array, numbers: Mapping[str, Any], 
     return jax.grad(total)(logits)
 
 
-def _refuse_if_too_large(method: Method, problem: Problem, k: int, asked: Any) -> None:
+def refuse_if_too_large(method: Method, problem: Problem, k: int, asked: Any) -> None:
     a = problem.num_responses
     size = max(k, asked) if isinstance(asked, int) else k
     if a**size > MAX_TUPLES:
@@ -130,16 +130,45 @@ def check_policy(method: Method, problem: Problem, logp: ArrayLike, name: str = 
     """A policy that fits the problem: its last axis, its normalisation, its support inside the reference's."""
     checks.same_last_axis({name: logp}, size=problem.num_responses)
     checks.log_policy(name, logp)
+    problem.batch_shape(**{name: np.shape(logp)[:-1]})
     checks.covers("ref_logp", problem.ref_logp, name, logp)
-    logp = as_float(logp)
-    checks.broadcastable({name: logp.shape[:-1], "ref_logp": problem.ref_logp.shape[:-1]})
-    return logp
+    return as_float(logp)
 
 
-def _check_drawn(method: Method, problem: Problem, logp: Array, hyper: Mapping[str, Any], k: int) -> None:
+def check_tokens(problem: Problem, logp: Array, token_logp: ArrayLike) -> Array:
+    """Per-token log-probs that fit the problem: `[..., A, T]`, no NaN where the mask counts."""
+    shape = np.shape(token_logp)
+    length = None if problem.ref_token_logp is None else problem.ref_token_logp.shape[-1]
+    if len(shape) < 2 or shape[-2] != problem.num_responses or (length is not None and shape[-1] != length):
+        wanted = f"[{problem.num_responses}, {'T' if length is None else length}]"
+        raise ValueError(f"token_logp must end in the axes {wanted}, got shape {shape}")
+    problem.batch_shape(logp=logp.shape[:-1], token_logp=shape[:-2])
+    if checks.is_concrete(token_logp, problem.mask):
+        tokens = np.asarray(token_logp, np.float64)
+        checks.not_nan("token_logp", tokens if problem.mask is None else np.where(problem.mask, tokens, 0.0))
+    return as_float(token_logp)
+
+
+def check_drawn(method: Method, problem: Problem, logp: Array, hyper: Mapping[str, Any], k: int) -> None:
+    """The policy has mass wherever the sampler draws: the loss is infinite elsewhere."""
     if checks.is_concrete(problem, logp, hyper):
         for law in sampler_laws(method, problem, logp, hyper, k):
-            checks.covers("logp", logp, "the sampler", law)
+            checks.covers("logp", logp, "the law of the samples", law)
+
+
+def check_logits(
+    method: Method, problem: Problem, logits: ArrayLike, hyper: Mapping[str, Any], k: int
+) -> Float[Array, "*batch A"]:
+    """Logits whose softmax is a policy that fits the problem."""
+    checks.same_last_axis({"logits": logits}, size=problem.num_responses)
+    checks.not_nan("logits", logits)
+    logits = as_float(logits)
+    if checks.is_concrete(logits):
+        if bool(jnp.isposinf(logits).any()):
+            raise ValueError("logits hold inf; allowed are finite numbers, and -inf for no mass")
+        logp = check_policy(method, problem, log_softmax(logits), "softmax(logits)")
+        check_drawn(method, problem, logp, hyper, k)
+    return logits
 
 
 def population_loss(
@@ -165,9 +194,11 @@ def population_loss(
     method = resolve(name)
     k, numbers, fixed = split(method, hyperparameters)
     logp = check_policy(method, problem, logp)
-    _refuse_if_too_large(method, problem, k, hyperparameters.get("group_size"))
-    _check_drawn(method, problem, logp, {**numbers, **dict(fixed)}, k)
-    policy = {"logp": logp} if token_logp is None else {"logp": logp, "token_logp": as_float(token_logp)}
+    refuse_if_too_large(method, problem, k, hyperparameters.get("group_size"))
+    check_drawn(method, problem, logp, {**numbers, **dict(fixed)}, k)
+    policy = {"logp": logp}
+    if token_logp is not None:
+        policy["token_logp"] = check_tokens(problem, logp, token_logp)
     return expected_loss(problem, policy, numbers, method=method, k=k, fixed=fixed)
 
 
@@ -180,11 +211,6 @@ def population_grad(
     """
     method = resolve(name)
     k, numbers, fixed = split(method, hyperparameters)
-    checks.same_last_axis({"logits": logits}, size=problem.num_responses)
-    checks.not_nan("logits", logits)
-    _refuse_if_too_large(method, problem, k, hyperparameters.get("group_size"))
-    logits = as_float(logits)
-    if checks.is_concrete(logits):
-        logp = check_policy(method, problem, log_softmax(logits), "softmax(logits)")
-        _check_drawn(method, problem, logp, {**numbers, **dict(fixed)}, k)
+    refuse_if_too_large(method, problem, k, hyperparameters.get("group_size"))
+    logits = check_logits(method, problem, logits, {**numbers, **dict(fixed)}, k)
     return _expected_grad(problem, logits, numbers, method=method, k=k, fixed=fixed)

@@ -1,6 +1,7 @@
 """`Problem`: a finite response set with a reference and feedback, on which every expectation is a sum."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,42 +47,81 @@ class Problem:
     """Which tokens of the A sequences count."""
 
     def __post_init__(self) -> None:
+        if self.ref_logp is None:
+            raise ValueError("ref_logp must be given: log-probabilities [..., A] of the reference")
+        sampler = self.sampler_logp
+        if isinstance(sampler, list) and not (len(sampler) and np.ndim(sampler[0])):
+            object.__setattr__(self, "sampler_logp", np.asarray(sampler))  # one law, as a list of numbers
+        self._check(np.shape(self.ref_logp)[-1] if np.ndim(self.ref_logp) else 0)
         for field in dataclasses.fields(self):
             given = getattr(self, field.name)
             if field.name == "sampler_logp" and isinstance(given, tuple | list):
                 object.__setattr__(self, field.name, tuple(as_float(law) for law in given))
             elif given is not None and field.name != "mask":
                 object.__setattr__(self, field.name, as_float(given))
-        checks.log_policy("ref_logp", self.ref_logp)
-        size = self.ref_logp.shape[-1]
-        samplers = self.sampler_logp if isinstance(self.sampler_logp, tuple) else (self.sampler_logp,)
+
+    def _laws(self) -> dict[str, Any]:
+        """Every law of the problem but the reference, by the name an error should use."""
         laws = {"anchor_logp": self.anchor_logp, "opponent_logp": self.opponent_logp}
-        for slot, law in enumerate(samplers):
-            laws["sampler_logp" if len(samplers) == 1 else f"sampler_logp[{slot}]"] = law
+        if isinstance(self.sampler_logp, tuple | list):
+            if not self.sampler_logp:
+                raise ValueError(
+                    "sampler_logp must be a law [..., A] or a tuple of them, one per slot, got an empty tuple"
+                )
+            laws |= {f"sampler_logp[{slot}]": law for slot, law in enumerate(self.sampler_logp)}
+        else:
+            laws["sampler_logp"] = self.sampler_logp
+        return {name: law for name, law in laws.items() if law is not None}
+
+    def _check(self, size: int) -> None:
+        """Values as they were given, so that a 16-bit law is held to 16 bits."""
+        checks.log_policy("ref_logp", self.ref_logp)
+        laws = self._laws()
         checks.same_last_axis({"reward": self.reward, **laws}, size=size)
+        if self.preference is not None:
+            checks.same_last_axis({"preference": self.preference}, size=size, axes=2)
+        for name in ("rewards", "ref_token_logp", "mask"):
+            given = getattr(self, name)
+            if given is not None and (np.ndim(given) < 2 or np.shape(given)[-2] != size):
+                last = "M" if name == "rewards" else "T"
+                raise ValueError(f"{name} must end in the axes [{size}, {last}], got shape {np.shape(given)}")
+        if self.rewards is not None and np.shape(self.rewards)[-1] == 0:
+            raise ValueError("rewards must hold at least one objective on its last axis, got none")
+        if self.mask is not None and self.ref_token_logp is not None:
+            if np.shape(self.mask)[-1] != np.shape(self.ref_token_logp)[-1]:
+                shapes = np.shape(self.mask), np.shape(self.ref_token_logp)
+                raise ValueError(
+                    f"mask and ref_token_logp must have the same tokens, got shapes {shapes[0]} and {shapes[1]}"
+                )
+        self.batch_shape()
         for name, law in laws.items():
             checks.log_policy(name, law)
             checks.covers("ref_logp", self.ref_logp, name, law)
         checks.not_nan("reward", self.reward, forbid_inf=True)
         checks.not_nan("rewards", self.rewards, forbid_inf=True)
-        checks.not_nan("value", self.value)
+        checks.not_nan("value", self.value, forbid_inf=True)
+        checks.nonempty_mask("mask", self.mask)
+        if self.ref_token_logp is not None and checks.is_concrete(self.ref_token_logp, self.mask):
+            tokens = np.asarray(self.ref_token_logp, np.float64)
+            checks.not_nan(
+                "ref_token_logp", tokens if self.mask is None else np.where(np.asarray(self.mask), tokens, 0.0)
+            )
         if self.preference is not None:
-            checks.same_last_axis({"preference": self.preference}, size=size, axes=2)
             checks.preference_matrix("preference", self.preference)
-        if self.rewards is not None and (self.rewards.ndim < 2 or self.rewards.shape[-2] != size):
-            raise ValueError(f"rewards must end in the axes [{size}, M], got shape {self.rewards.shape}")
-        if self.rewards is not None and self.rewards.shape[-1] == 0:
-            raise ValueError("rewards must hold at least one objective on its last axis, got none")
-        for name in ("ref_token_logp", "mask"):
-            given = getattr(self, name)
-            if given is not None and (np.ndim(given) < 2 or np.shape(given)[-2] != size):
-                raise ValueError(f"{name} must end in the axes [{size}, T], got shape {np.shape(given)}")
-        axes = {"reward": 1, "anchor_logp": 1, "preference": 2, "rewards": 2} | dict.fromkeys(laws, 1)
-        given = {name: laws.get(name, getattr(self, name, None)) for name in axes if name != "opponent_logp"}
-        checks.broadcastable(
-            {"ref_logp": self.ref_logp.shape[:-1]}
-            | {name: law.shape[: law.ndim - axes[name]] for name, law in given.items() if law is not None}
-        )
+
+    def batch_shape(self, **more: tuple[int, ...]) -> tuple[int, ...]:
+        """The common leading axes of all fields (and of more shapes, by name); an error names every one of them."""
+        trailing = {"ref_logp": 1, "reward": 1, "anchor_logp": 1, "value": 0, "preference": 2, "rewards": 2}
+        trailing |= {"ref_token_logp": 2, "mask": 2}
+        laws = self._laws()
+        trailing |= dict.fromkeys(laws, 1)
+        shapes = {}
+        for name, axes in trailing.items():
+            given = laws.get(name, getattr(self, name, None))
+            if given is not None:
+                shape = np.shape(given)[1:] if name == "opponent_logp" else np.shape(given)
+                shapes[name] = shape[: len(shape) - axes]
+        return checks.broadcastable({**shapes, **more})
 
     @property
     def num_responses(self) -> int:

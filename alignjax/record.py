@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from alignjax import checks
@@ -179,6 +180,10 @@ class Method:
             if value is inspect.Parameter.empty:
                 raise TypeError(f"{self.name} needs the hyperparameter {name!r}")
             if name in HYPERPARAMETERS:
+                if isinstance(value, str | bool | list | tuple | dict) or value is None:
+                    raise ValueError(f"{name} must be a number, got {value!r}: {HYPERPARAMETERS[name][1]}")
+                if np.ndim(value):
+                    raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}; sweep it with jax.vmap")
                 HYPERPARAMETERS[name][0](name, value)
         return merged
 

@@ -76,6 +76,7 @@ class Samples:
             object.__setattr__(self, "response_mask", self.mask)
             object.__setattr__(self, "mask", None)
         self._check_shapes()
+        self._check_batch()
         self._check_values()
 
     def _check_shapes(self) -> None:
@@ -93,6 +94,17 @@ class Samples:
             if given is not None:
                 self._shape(name, 2, (k, t if t is not None else np.shape(given)[-1]))
 
+    def _check_batch(self) -> None:
+        trailing = dict.fromkeys((*_PER_RESPONSE, "response_mask"), 1) | dict.fromkeys((*_PER_TOKEN, "mask"), 2)
+        trailing |= {"rewards": 2, "preference": 2, "value": 0}
+        shapes = {}
+        for name, axes in trailing.items():
+            given = getattr(self, name)
+            if given is not None:
+                shape = np.shape(given)[1:] if name.startswith("opponent") else np.shape(given)
+                shapes[name] = shape[: len(shape) - axes]
+        checks.broadcastable(shapes)
+
     def _shape(self, name: str, axes: int, expected: tuple[int, ...]) -> None:
         given = getattr(self, name)
         if given is not None and (np.ndim(given) < axes or np.shape(given)[-axes:] != expected):
@@ -109,8 +121,12 @@ class Samples:
         responses, tokens = self.response_mask, self.mask
         for name in (*_PER_RESPONSE, "value"):
             checks.not_nan(name, _outside(getattr(self, name), responses if name != "value" else None))
+        seen = tokens
+        if responses is not None and checks.is_concrete(tokens, responses):
+            rows = (np.asarray(responses) != 0)[..., None]
+            seen = rows if tokens is None else (np.asarray(tokens) != 0) & rows
         for name in _PER_TOKEN:
-            checks.not_nan(name, _outside(getattr(self, name), tokens))
+            checks.not_nan(name, _outside(getattr(self, name), seen))
         if checks.is_concrete(responses):
             rows = None if responses is None else np.asarray(responses)[..., None]
             checks.not_nan("rewards", _outside(self.rewards, rows))
@@ -151,14 +167,23 @@ class Samples:
         known = {field.name for field in dataclasses.fields(cls)}
         for name in feedback:
             checks.member("field of Samples", name, known)
+            if name in ("logp", "ref_logp", "behaviour_logp", "anchor_logp", "opponent_logp"):
+                raise ValueError(
+                    f"{name} is the sum of its tokens here: give {name.replace('logp', 'token_logp')}, "
+                    f"or use Samples(...)"
+                )
         if np.ndim(token_logp) < 2:
             raise ValueError(f"token_logp must end in the axes [K, T], got shape {np.shape(token_logp)}")
         if mask is not None:
             if np.shape(mask)[-2:] != np.shape(token_logp)[-2:]:
                 raise ValueError(f"mask must end in the axes {np.shape(token_logp)[-2:]}, got shape {np.shape(mask)}")
             checks.nonempty_mask("mask", mask)
-            mask = jnp.asarray(mask) != 0
-            feedback.setdefault("response_mask", mask.any(-1))
+            mask = jnp.broadcast_to(jnp.asarray(mask) != 0, np.broadcast_shapes(np.shape(mask), np.shape(token_logp)))
+            with_tokens = mask.any(-1)
+            given_mask = feedback.get("response_mask")
+            feedback["response_mask"] = (
+                with_tokens if given_mask is None else with_tokens & (jnp.asarray(given_mask) != 0)
+            )
         for name, given in tokens.items():
             if given is None:
                 continue
@@ -166,8 +191,8 @@ class Samples:
             if given.ndim < 2 or given.shape[-2:] != np.shape(token_logp)[-2:]:
                 wanted = np.shape(token_logp)[-2:]
                 raise ValueError(f"{name} must end in the axes {wanted} of token_logp, got shape {given.shape}")
-            checks.not_nan(name, _outside(given, mask))
-            given = given if mask is None else jnp.where(mask, given, 0.0)
+            checks.not_nan(name, _outside(given, _and_rows(mask, feedback.get("response_mask"))))
+            given = given if mask is None else jnp.where(_and_rows(mask, feedback["response_mask"]), given, 0.0)
             feedback[name] = given
             feedback[name.replace("token_", "")] = masked_sum(given, mask)
         return cls(mask=mask, **feedback)
@@ -176,6 +201,13 @@ class Samples:
     def num_responses(self) -> int:
         """K."""
         return int(self.logp.shape[-1])
+
+
+def _and_rows(mask: Any, responses: Any) -> Any:
+    """The token mask, without the tokens of responses that do not count."""
+    if responses is None or mask is None:
+        return mask
+    return (jnp.asarray(mask) != 0) & (jnp.asarray(responses) != 0)[..., None]
 
 
 def _outside(array: Any, mask: Any) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignjax import checks
@@ -34,9 +35,10 @@ class Bandit:
         if self.ref_logp is None:
             ref_logp = log_softmax(jnp.zeros_like(reward))
         else:
+            checks.same_last_axis({"reward": reward, "ref_logp": self.ref_logp})
+            checks.log_policy("ref_logp", self.ref_logp)
+            checks.broadcastable({"reward": reward.shape[:-1], "ref_logp": np.shape(self.ref_logp)[:-1]})
             ref_logp = as_float(self.ref_logp)
-            checks.same_last_axis({"reward": reward, "ref_logp": ref_logp})
-            checks.log_policy("ref_logp", ref_logp)
         object.__setattr__(self, "reward", reward)
         object.__setattr__(self, "ref_logp", ref_logp)
 

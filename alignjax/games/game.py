@@ -9,10 +9,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from alignjax import checks
-from alignjax.divergences import kl
+from alignjax.divergences import exact_kl
 from alignjax.logspace import ArrayLike, Scalar, as_float, per_batch, tilt
 from alignjax.pytree import register
 
@@ -47,12 +48,15 @@ class PreferenceGame:
             checks.log_policy("ref_logp", self.ref_logp)
             ref_logp = as_float(self.ref_logp)
         tau = as_float(self.tau)
+        if isinstance(self.tau, int | float):
+            tau = tau.astype(preference.dtype)  # a Python number does not widen a float32 game
         batch = checks.broadcastable(
             {"preference": preference.shape[:-2], "ref_logp": ref_logp.shape[:-1], "tau": tau.shape}
         )
-        object.__setattr__(self, "preference", preference)
+        # All leaves share the batch, so that `vmap` over a batch of games needs no axes.
+        object.__setattr__(self, "preference", jnp.broadcast_to(preference, (*batch, size, size)))
         object.__setattr__(self, "ref_logp", jnp.broadcast_to(ref_logp, (*batch, size)))
-        object.__setattr__(self, "tau", tau)
+        object.__setattr__(self, "tau", jnp.broadcast_to(tau, batch))
 
     @property
     def num_responses(self) -> int:
@@ -73,6 +77,7 @@ def check_policy(game: PreferenceGame, name: str, logp: ArrayLike) -> Array:
     """A policy that fits the game: its axis, its normalisation, its support inside the reference's."""
     checks.same_last_axis({name: logp}, size=game.num_responses)
     checks.log_policy(name, logp)
+    checks.broadcastable({name: np.shape(logp)[:-1], "the game": game.ref_logp.shape[:-1]})
     checks.covers("ref_logp", game.ref_logp, name, logp)
     return as_float(logp)
 
@@ -81,7 +86,7 @@ def payoff(game: PreferenceGame, logp: ArrayLike, opponent_logp: ArrayLike) -> F
     r"""J(pi_1, pi_2): the win-rate of the first less its KL, plus the opponent's KL. J(pi, pi) = 1/2."""
     logp, opponent_logp = check_policy(game, "logp", logp), check_policy(game, "opponent_logp", opponent_logp)
     wins = (jnp.exp(logp) * game.win_rate(opponent_logp)).sum(-1)
-    return wins - game.tau * kl(logp, game.ref_logp) + game.tau * kl(opponent_logp, game.ref_logp)
+    return wins - game.tau * exact_kl(logp, game.ref_logp) + game.tau * exact_kl(opponent_logp, game.ref_logp)
 
 
 def best_response(game: PreferenceGame, opponent_logp: ArrayLike) -> LogPolicy:
@@ -103,7 +108,7 @@ def best_response_value(game: PreferenceGame, opponent_logp: ArrayLike) -> Float
     r"""max_pi J(pi, nu) = tau log sum_y ref(y) exp(P(y > nu) / tau) + tau KL(nu || ref)."""
     opponent_logp = check_policy(game, "opponent_logp", opponent_logp)
     free_energy = jax.nn.logsumexp(game.ref_logp + game.win_rate(opponent_logp) / per_batch(game.tau), axis=-1)
-    return game.tau * (free_energy + kl(opponent_logp, game.ref_logp))
+    return game.tau * (free_energy + exact_kl(opponent_logp, game.ref_logp))
 
 
 def duality_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]:
@@ -120,7 +125,7 @@ def duality_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]
 
 @jax.jit
 def _duality_gap(game: PreferenceGame, logp: Array) -> Array:
-    return 2 * game.tau * kl(logp, _best_response(game, logp))
+    return 2 * game.tau * exact_kl(logp, _best_response(game, logp))
 
 
 def duality_gap_by_value(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]:

@@ -149,10 +149,12 @@ def _step_sizes(row: Solver, game: PreferenceGame, step_size: Any, num_steps: in
         constant = as_float(step_size)
         sizes = jnp.broadcast_to(constant, (num_steps, *constant.shape))
     checks.positive("step_size", sizes)
-    if checks.is_concrete(sizes, tau) and num_steps and float(jnp.max(sizes * tau)) > 1 + 1e-6:
+    # Time is the first axis of the sizes; the axes of tau are games.
+    fraction = sizes.reshape(sizes.shape + (1,) * max(0, tau.ndim - (sizes.ndim - 1))) * tau
+    if checks.is_concrete(fraction) and num_steps and float(jnp.max(fraction)) > 1 + 1e-6:
         raise ValueError(
             f"step_size * tau must be at most 1 (it is the weight of the reference in the mixture), "
-            f"got {float(jnp.max(sizes * tau)):.6g}"
+            f"got {float(jnp.max(fraction)):.6g}"
         )
     return sizes
 
@@ -240,8 +242,9 @@ def solve(
     start = game.ref_logp if init_logp is None else check_policy(game, "init_logp", init_logp)
     sizes = _step_sizes(row, game, step_size, num_steps)
     batch = np.broadcast_shapes(game.preference.shape[:-2], game.ref_logp.shape[:-1], start.shape[:-1], sizes.shape[1:])
-    dtype = jnp.result_type(game.preference, game.ref_logp, start, sizes, as_float(game.tau))
+    dtype = jnp.result_type(game.preference, game.ref_logp, start)
     start = jnp.broadcast_to(start, (*batch, start.shape[-1])).astype(dtype)
+    game, sizes = jax.tree.map(lambda x: x.astype(dtype), (game, sizes))
     last, trajectory = _run(game, start, sizes, key, hyperparameters, row=row, every=every, num_samples=num_samples)
     gap = duality_gap if row.target == "regularised" else original_gap
     return Solution(logp=last, trajectory=trajectory, gap=gap(game, last))

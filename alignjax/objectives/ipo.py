@@ -44,6 +44,8 @@ def ipo_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:
     law = laws.data(problem, problem.ref_logp)
     if not isinstance(law, tuple):
         return gibbs(problem.ref_logp, win_rate(problem, law), beta)
+    if len(law) != 2:
+        raise ValueError(f"sampler_logp has {len(law)} laws, one per slot, but ipo draws K = 2 responses")
     first, second = (jnp.exp(one) for one in law)
     weight = first[..., :, None] * second[..., None, :]
     weight = weight + jnp.swapaxes(weight, -1, -2)

@@ -99,7 +99,7 @@ def _group_relative(
 ) -> Float[Array, "*batch"]:
     logp = as_float(logp)
     old = sg(logp if behaviour_logp is None else as_float(behaviour_logp))
-    penalty = beta * masked_mean(k3(logp, ref_logp), response_mask)
+    penalty = beta * masked_mean(k3(*equations.kept(response_mask, logp, as_float(ref_logp))), response_mask)
     return equations.clipped_field(logp, old, advantage, clip_range, response_mask) + penalty
 
 
@@ -130,7 +130,8 @@ def grpo(
     centred = reward - equations.group_mean(reward, response_mask)
     spread = equations.group_std(reward, response_mask)
     # Equal rewards differ from their mean by rounding; that is no spread.
-    flat = spread <= 8 * jnp.finfo(reward.dtype).eps * jnp.abs(reward).max(-1, keepdims=True)
+    (size,) = equations.kept(response_mask, jnp.abs(reward))
+    flat = spread <= 8 * jnp.finfo(reward.dtype).eps * size.max(-1, keepdims=True)
     advantage = jnp.where(flat, 0.0, centred / jnp.where(flat, 1.0, spread + std_epsilon))
     return _group_relative(logp, ref_logp, advantage, behaviour_logp, response_mask, beta, clip_range)
 
