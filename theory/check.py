@@ -1,6 +1,9 @@
 """The runner: every statement and every mutant of it on the same random instances, in one compiled call."""
 
+import collections
+import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -15,6 +18,8 @@ from theory.slack import recording
 
 SEEDS_PER_RUN = 1_000_000
 """Run S tries the instances S * 1,000,000, S * 1,000,000 + 1, ...: an instance's number says everything about it."""
+AHEAD = 3
+"""Statements that are traced before the first of them has run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,42 +155,71 @@ def draw(generator: Callable[..., Any], seeds: np.ndarray) -> Any:
     return jax.jit(jax.vmap(lambda seed: generator(jax.random.key(seed))))(jnp.asarray(seeds))
 
 
-def check_one(statement: Statement, instances: Instances, count: int | None = None) -> Result:
-    """One statement on `count` instances (its own number by default; never more than that on the host)."""
-    start = time.perf_counter()
-    number = statement.num_instances if count is None else count
+Slacks = Callable[[], np.ndarray]
+
+
+def prepare(statement: Statement, instances: Instances, number: int, pool: concurrent.futures.Executor) -> Slacks:
+    """Draw, trace, and start compiling; what is returned waits for the program, runs it, and has the slacks."""
+    given = instances(statement.instance, number)
+    evaluate = slack_of_all(statement)
     if statement.on_host:
-        number = min(number, statement.num_instances)
-    try:
-        given = instances(statement.instance, number)
-        evaluate = slack_of_all(statement)
-        if statement.on_host:
-            host = jax.device_get(given)
-            pick = [jax.tree.map(lambda x, i=i: x[i], host) for i in range(number)]
-            slacks = np.stack([np.asarray(evaluate(*instance)) for instance in pick])
-        else:
-            slacks = np.asarray(jax.jit(jax.vmap(evaluate))(*given))
-    except Exception as problem:  # a broken library breaks a statement, not the run
-        message = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        return Result(statement, number, float("nan"), instances.first, (), time.perf_counter() - start, message)
-    worst = slacks.argmin(0)
-    smallest = slacks.min(0)
+        host = jax.device_get(given)
+        rows = [jax.tree.map(lambda x, i=i: x[i], host) for i in range(number)]
+        return lambda: np.stack([np.asarray(evaluate(*row)) for row in rows])
+    compiled = pool.submit(jax.jit(jax.vmap(evaluate)).lower(*given).compile)
+    return lambda: np.asarray(compiled.result()(*given))
+
+
+def judge(statement: Statement, number: int, first: int, slacks: np.ndarray, seconds: float) -> Result:
+    """The smallest slack of every column, and where it was."""
+    worst, smallest = slacks.argmin(0), slacks.min(0)
     mutants = tuple(
-        MutantResult(variant, float(smallest[i]), int(instances.first + worst[i]))
+        MutantResult(variant, float(smallest[i]), int(first + worst[i]))
         for i, variant in enumerate(statement.mutants, 1)
     )
-    return Result(
-        statement, number, float(smallest[0]), int(instances.first + worst[0]), mutants, time.perf_counter() - start
-    )
+    return Result(statement, number, float(smallest[0]), int(first + worst[0]), mutants, seconds)
 
 
 def check(statements: Iterable[Statement], *, count: int | None = None, seed: int = 0) -> Iterator[Result]:
-    """Results as they come, in float64. The caller's precision is left as it was, also between two results."""
+    """Results in order, in float64. The caller's precision is left as it was, also between two results.
+
+    `count` instances of each (its own number by default; never more than that on the host). While one program is
+    compiled by another thread the next one is traced: compiling is most of a cold run.
+    """
     instances = Instances(seed)
-    for statement in statements:
-        with jax.enable_x64(True):
-            result = check_one(statement, instances, count)
-        yield result
+
+    def attempt(statement: Statement, number: int, work: Callable[[], Any]) -> tuple[Any, float]:
+        """What `work` returns, or a Result that tells the error: a broken library breaks a statement, not the run."""
+        start = time.perf_counter()
+        try:
+            with jax.enable_x64(True):
+                found = work()
+        except Exception as problem:
+            message = f"{type(problem).__name__}: {problem}".splitlines()[0]
+            found = Result(statement, number, float("nan"), instances.first, (), time.perf_counter() - start, message)
+        return found, time.perf_counter() - start
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting: collections.deque[tuple[Statement, int, Any, float]] = collections.deque()
+
+        def finish() -> Result:
+            statement, number, slacks, before = waiting.popleft()
+            if isinstance(slacks, Result):
+                return slacks
+            found, seconds = attempt(statement, number, slacks)
+            if isinstance(found, Result):
+                return found
+            return judge(statement, number, instances.first, found, before + seconds)
+
+        for statement in statements:
+            number = statement.num_instances if count is None else count
+            number = min(number, statement.num_instances) if statement.on_host else number
+            work = functools.partial(prepare, statement, instances, number, pool)
+            waiting.append((statement, number, *attempt(statement, number, work)))
+            if len(waiting) > AHEAD:
+                yield finish()
+        while waiting:
+            yield finish()
 
 
 def replay(statement: Statement, seed: int) -> tuple[float, list[tuple[str, np.ndarray, np.ndarray]]]:

@@ -256,23 +256,20 @@ def invariances(
     relabel: float = 1.0,
     tilt_by: float = 0.0,
 ) -> Array:
-    r"""P -> P + c, a relabelling, and (P - 1/2, tau) -> 2 (P - 1/2, tau) leave pi* where it is."""
-    shifted = nash(
-        PreferenceGame(
-            preference=game.preference + 0.3 + tilt_by * jnp.arange(logp.size)[:, None],
-            ref_logp=game.ref_logp,
-            tau=game.tau,
-        )
-    )
-    halved = 0.5 + (game.preference - 0.5) / 2
-    scaled = nash(PreferenceGame(preference=halved, ref_logp=game.ref_logp, tau=game.tau / tau_factor))
+    r"""P -> P + c, a relabelling, and (P - 1/2, tau) -> (P - 1/2, tau) / 2 leave pi* where it is.
+
+    The mutants are in what is expected: the best response to pi* in a game that was changed in another way.
+    """
     order = np.roll(np.arange(logp.size), 2)
-    renamed = PreferenceGame(preference=game.preference[order][:, order], ref_logp=game.ref_logp[order], tau=game.tau)
-    expected = pick(relabel, equilibrium[order], equilibrium)
+    moved = PreferenceGame(
+        preference=game.preference[order][:, order] + 0.3, ref_logp=game.ref_logp[order], tau=game.tau
+    )
+    halved = PreferenceGame(preference=0.5 + (game.preference - 0.5) / 2, ref_logp=game.ref_logp, tau=game.tau / 2)
+    tilted = game.preference + tilt_by * jnp.arange(logp.size)[:, None]
+    expected = definitions.best_response(tilted, game.ref_logp, tau_factor / 2 * game.tau, equilibrium)
     return both(
-        equal(jnp.exp(shifted), jnp.exp(equilibrium)),
-        equal(jnp.exp(scaled), jnp.exp(equilibrium)),
-        equal(jnp.exp(nash(renamed)), jnp.exp(expected)),
+        equal(jnp.exp(nash(moved)), jnp.exp(pick(relabel, expected[order], expected))),
+        equal(jnp.exp(nash(halved)), jnp.exp(expected)),
     )
 
 
