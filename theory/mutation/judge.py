@@ -124,16 +124,34 @@ def killer(mutant: Mutant, rows: Sequence[Item]) -> str:
     return ""
 
 
+def seen_through(module: str, qualname: str) -> list[str]:
+    """The functions of a module by which a function can be seen: itself, or for a private one those that use it."""
+    if not qualname.startswith("_"):
+        return [qualname]
+    others = [name for place, name in targets.equations().values() if place == module and not name.startswith("_")]
+    users = [name for name in others if (module, qualname) in reached(witness.find(module, name))]
+    return users or [qualname]
+
+
 def is_equivalent(mutant: Mutant, source: str, filename: str) -> bool:
-    """Whether a mutant returns the same values and gradients as the original on all instances of the witness."""
-    with quiet():
+    """Whether a mutant returns the same values and gradients as the original on all instances of the witness.
+
+    A private helper is its callers' business: the mutant is equivalent if all of them return the same.
+    """
+    originals = [
+        (name, case, answer)
+        for name in seen_through(mutant.module, mutant.function)
+        for case, answer in _original(mutant.module, name)
+    ]
+    code = mutant.compile(source, filename)
+    with world(mutant.module, code):
         try:
-            original = _original(mutant.module, mutant.function)
-            with world(mutant.module, mutant.compile(source, filename)):
-                function = witness.find(mutant.module, mutant.function)
-                return all(witness.same(witness.responses(function, case), answer) for case, answer in original)
-        except Exception:
+            for name, case, answer in originals:
+                if not witness.same(witness.responses(witness.find(mutant.module, name), case), answer):
+                    return False
+        except Exception:  # what the mutant does with an instance is its own; the original has answered them all
             return False
+    return True
 
 
 @functools.cache

@@ -38,15 +38,17 @@ def _named(text: str) -> Iterator[Any]:
 
 
 def _mentioned(function: types.FunctionType) -> Iterator[Any]:
-    for code in _codes(function.__code__):
-        for constant in code.co_consts:
-            for text in _strings(constant):
-                yield from _named(text)
-        for name in code.co_names:
-            found = function.__globals__.get(name)
-            yield found
-            if isinstance(found, types.ModuleType) and found.__name__.partition(".")[0] in OURS:
-                yield from (getattr(found, attribute, None) for attribute in code.co_names)
+    codes = list(_codes(function.__code__))
+    texts = [text for code in codes for constant in code.co_consts for text in _strings(constant)]
+    names = [name for code in codes for name in code.co_names]
+    for text in texts:
+        yield from _named(text)
+    for name in names:
+        found = function.__globals__.get(name)
+        yield found
+        if isinstance(found, types.ModuleType) and found.__name__.partition(".")[0] in OURS:
+            # module.function, or getattr(module, "function").
+            yield from (getattr(found, attribute, None) for attribute in (*names, *texts) if attribute.isidentifier())
     for cell in function.__closure__ or ():
         yield cell.cell_contents
 

@@ -26,6 +26,9 @@ _LAWS = (
     "alignjax.games",
     "alignjax.logspace",
     "alignjax.f_regularised",
+    "alignjax.laws",
+    "alignjax.feedback",
+    "alignjax.problem",
 )
 
 
@@ -72,7 +75,7 @@ def _scalars() -> dict[str, Draw]:
         "clip_range": between(0.05, 0.6), "std_epsilon": sometimes(0.0, between(0.0, 0.5)), "delta": between(0.1, 4.0),
         "alpha": sometimes(1.0, between(0.05, 0.95)), "mixture": sometimes(0.0, sometimes(1.0, between(0.0, 1.0))),
         "ema": between(0.0, 1.0), "weight": sometimes(0.0, sometimes(1.0, between(0.0, 1.0))), "at": between(0.1, 2.0),
-        "target": between(-3.0, 3.0), "shift": between(-1.0, 1.0), "ddof": lambda key: jnp.asarray(1.0),
+        "target": between(-3.0, 3.0), "shift": between(-1.0, 1.0),
         "t": lambda key: jnp.floor(10 * jax.random.uniform(key)), "scale": between(0.1, 4.0),
         "step_size": lambda key: jnp.exp(between(-3.0, 0.0)(key)),
     }  # fmt: skip
@@ -139,7 +142,8 @@ def cases(module: str, function: Callable[..., Any]) -> Iterator[Case]:
     known = _arrays(module, function)
     options: dict[str, tuple[Any, ...]] = {
         "link": (logistic,), "f": (lambda u: jnp.square(u - 1), lambda u: u * jnp.log(jnp.where(u > 0, u, 1.0))),
-        "divergence": DIVERGENCES, "needed_by": ("the witness",), "axis": (-1,), "slope_at_infinity": (jnp.inf, 2.0),
+        "divergence": DIVERGENCES, "needed_by": ("the witness",), "ddof": (0.0, 1.0),
+        "axis": (-1,), "slope_at_infinity": (jnp.inf, 2.0),
     }  # fmt: skip
     optional = [
         n for n, p in parameters.items() if p.default is None or (n in ("response_mask", "mask", "behaviour_logp"))
