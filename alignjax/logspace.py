@@ -28,6 +28,13 @@ def as_float(x: ArrayLike) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def as_policy(logp: ArrayLike) -> Array:
+    """Log-probs of at least float32; those given in 16 bits, which normalise to 16 bits only, are normalised again."""
+    wide = as_float(logp)
+    narrow = jnp.issubdtype(jnp.asarray(logp).dtype, jnp.floating) and jnp.asarray(logp).dtype.itemsize < 4
+    return jax.nn.log_softmax(wide, axis=-1) if narrow else wide
+
+
 def per_batch(x: ArrayLike) -> Array:
     """A scalar stays one; an array over batch axes `[...]` gets the response axis `[..., 1]`."""
     x = as_float(x)

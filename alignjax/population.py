@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from alignjax import checks
 from alignjax.feedback import tables
-from alignjax.logspace import ArrayLike, as_float, log_softmax
+from alignjax.logspace import ArrayLike, as_float, as_policy, log_softmax
 from alignjax.problem import Problem
 from alignjax.record import Method
 
@@ -132,7 +132,7 @@ def check_policy(method: Method, problem: Problem, logp: ArrayLike, name: str = 
     checks.log_policy(name, logp)
     problem.batch_shape(**{name: np.shape(logp)[:-1]})
     checks.covers("ref_logp", problem.ref_logp, name, logp)
-    return as_float(logp)
+    return as_policy(logp)
 
 
 def check_tokens(problem: Problem, logp: Array, token_logp: ArrayLike) -> Array:

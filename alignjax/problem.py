@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from alignjax import checks
-from alignjax.logspace import as_float
+from alignjax.logspace import as_float, as_policy
 from alignjax.pytree import register
 
 LogPolicy = Float[Array, "*batch A"]
@@ -56,7 +56,9 @@ class Problem:
         for field in dataclasses.fields(self):
             given = getattr(self, field.name)
             if field.name == "sampler_logp" and isinstance(given, tuple | list):
-                object.__setattr__(self, field.name, tuple(as_float(law) for law in given))
+                object.__setattr__(self, field.name, tuple(as_policy(law) for law in given))
+            elif given is not None and field.name in ("ref_logp", "sampler_logp", "anchor_logp", "opponent_logp"):
+                object.__setattr__(self, field.name, as_policy(given))
             elif given is not None and field.name != "mask":
                 object.__setattr__(self, field.name, as_float(given))
 

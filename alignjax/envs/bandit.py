@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignjax import checks
-from alignjax.logspace import Scalar, as_float, log_softmax
+from alignjax.logspace import Scalar, as_float, as_policy, log_softmax
 from alignjax.problem import Problem, bradley_terry
 from alignjax.pytree import register
 
@@ -38,7 +38,7 @@ class Bandit:
             checks.same_last_axis({"reward": reward, "ref_logp": self.ref_logp})
             checks.log_policy("ref_logp", self.ref_logp)
             checks.broadcastable({"reward": reward.shape[:-1], "ref_logp": np.shape(self.ref_logp)[:-1]})
-            ref_logp = as_float(self.ref_logp)
+            ref_logp = as_policy(self.ref_logp)
         object.__setattr__(self, "reward", reward)
         object.__setattr__(self, "ref_logp", ref_logp)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from alignjax import checks
 from alignjax.divergences import exact_kl
-from alignjax.logspace import ArrayLike, Scalar, as_float, per_batch, tilt
+from alignjax.logspace import ArrayLike, Scalar, as_float, as_policy, per_batch, tilt
 from alignjax.pytree import register
 
 LogPolicy = Float[Array, "*batch A"]
@@ -46,7 +46,7 @@ class PreferenceGame:
         else:
             checks.same_last_axis({"ref_logp": self.ref_logp}, size=size)
             checks.log_policy("ref_logp", self.ref_logp)
-            ref_logp = as_float(self.ref_logp)
+            ref_logp = as_policy(self.ref_logp)
         tau = as_float(self.tau)
         if isinstance(self.tau, int | float):
             tau = tau.astype(preference.dtype)  # a Python number does not widen a float32 game
@@ -79,7 +79,7 @@ def check_policy(game: PreferenceGame, name: str, logp: ArrayLike) -> Array:
     checks.log_policy(name, logp)
     checks.broadcastable({name: np.shape(logp)[:-1], "the game": game.ref_logp.shape[:-1]})
     checks.covers("ref_logp", game.ref_logp, name, logp)
-    return as_float(logp)
+    return as_policy(logp)
 
 
 def payoff(game: PreferenceGame, logp: ArrayLike, opponent_logp: ArrayLike) -> Float[Array, "*batch"]:
