@@ -186,9 +186,7 @@ def exported(tree: ast.Module) -> set[str]:
             targets = [node.target]
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             names |= {
-                leaf.value
-                for leaf in ast.walk(node)
-                if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+                leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
             }
     return names
 

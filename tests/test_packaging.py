@@ -36,9 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "out", "*.egg-info")
     shutil.copytree(ROOT, where / "source", ignore=ignored)
     command = [sys.executable, "-m", "pip", "wheel", "./source", "--no-deps", "--no-build-isolation"]
-    built = subprocess.run(
-        [*command, "--no-index", "--wheel-dir", "made"], cwd=where, capture_output=True, text=True
-    )
+    built = subprocess.run([*command, "--no-index", "--wheel-dir", "made"], cwd=where, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     (path,) = (where / "made").glob("*.whl")
     return zipfile.ZipFile(path)
