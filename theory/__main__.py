@@ -189,6 +189,8 @@ Command = Callable[[argparse.Namespace], int]
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
     "check": ("try statements, and mutants of them, on random instances", _add_check, run_check),
     "audit": _command("property-test anyone's loss and see where its gradient goes", "theory.auditing.command"),
+    "field": _command("the audit of losses that people use today, and what we say of each", "theory.field.command"),
+    "mutants": _command("break every built-in objective and see that its properties notice", "theory.mutation.command"),
 }
 
 
