@@ -55,8 +55,11 @@ def test_a_true_statement_with_mutants_that_die_holds() -> None:
 
 
 def test_a_false_statement_is_false() -> None:
-    result = verdict(statement(slack=lambda a, b, *, sign=1.0: at_most(a + b, sign * (a + b) - 0.1)))
-    assert not result.passed
+    bound = statement(
+        slack=lambda a, b, *, less=0.1: at_most(a + b, a + b - less, tolerance=0.0), mutants=({"less": 0.2},)
+    )
+    result = verdict(bound)
+    assert result.verdict == "false" and not result.passed and result.smallest_slack == pytest.approx(-0.1)
     assert verdict(statement(slack=lambda a, b, *, cross=1.9: square_of_a_sum(a, b, cross=cross))).verdict == "false"
 
 
@@ -81,7 +84,7 @@ def test_an_exception_is_an_error_and_not_a_crash() -> None:
     result = verdict(statement(slack=broken))
     assert result.verdict == "error" and "nothing by nothing" in result.error
     unknown = verdict(statement(mutants=({"crass": 1.0},)))
-    assert unknown.verdict == "error" and "crass" in unknown.error
+    assert unknown.verdict == "error" and "no keyword 'crass'" in unknown.error
 
 
 def test_flags_that_are_no_numbers_are_evaluated_one_by_one() -> None:
