@@ -1,6 +1,7 @@
 """What the record of a method promises, as properties of each method: nothing here names a method."""
 
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignjax import Samples, methods
+from alignjax import Problem, Samples, bradley_terry, methods, population_grad
+from alignjax.f_regularised import DIVERGENCES
 from alignjax.record import Method
 from theory.record import Statement
-from theory.slack import both, equal
+from theory.slack import at_most, both, equal
 
 Fields = dict[str, Array]
 _KNOWN = (
@@ -130,6 +132,47 @@ def feedback_is_detached(key: Array, *, name: str) -> Array:
     return both(*slacks)
 
 
+def gradient_is_that_of_the_value(key: Array, *, name: str) -> Array:
+    """Methods on pairs are losses, not surrogates: autodiff in the policy is the central difference of the value."""
+    method = methods[name]
+    fields = group_of(key, method.num_responses or 2)
+    direction, step = jnp.array([1.0, -0.6]), 1e-6
+    slacks = []
+    hard = {field: array for field, array in fields.items() if field != "preference"}
+    choices: list[dict[str, Any]] = [{}]
+    if "divergence" in method.defaults:
+        choices = [{"divergence": divergence} for divergence in DIVERGENCES]
+    for given, hyper in itertools.product((fields, hard), choices):
+
+        def along(t: Array, given: Fields = given, hyper: dict[str, Any] = hyper) -> Array:
+            moved = {**_read(method, given), "logp": given["logp"] + t * direction}
+            return method(Samples(**moved), **hyper)
+
+        slope = jax.grad(along)(jnp.zeros(()))
+        difference = (along(jnp.asarray(step)) - along(jnp.asarray(-step))) / (2 * step)
+        slacks.append(equal(slope, difference, tolerance=1e-5))
+    return both(*slacks)
+
+
+def optimum_is_stationary(key: Array, *, name: str) -> Array:
+    """The stated optimum has gradient 0, and another policy has not: with rewards only, and with preferences."""
+    method = methods[name]
+    keys = jax.random.split(key, 3)
+    ref_logp, reward = jax.nn.log_softmax(jax.random.normal(keys[0], (2,))), 0.4 * jax.random.normal(keys[1], (2,))
+    slacks = []
+    for problem in (
+        Problem(ref_logp=ref_logp, reward=reward),
+        Problem(ref_logp=ref_logp, reward=-reward, preference=bradley_terry(reward)),
+    ):
+        optimum = method.optimum(problem)
+        beta = method.defaults.get("beta", 1.0)
+        gradient = population_grad(method, problem, optimum)
+        slacks.append(equal(beta * gradient, 0.0, tolerance=1e-7))
+        aside = population_grad(method, problem, optimum + jnp.array([0.5, 0.0]))
+        slacks.append(at_most(1e-9, jnp.abs(aside).max(), tolerance=0.0))
+    return both(*slacks)
+
+
 def _properties() -> list[Statement]:
     found = []
 
@@ -150,12 +193,16 @@ def _properties() -> list[Statement]:
         if not set(reads) <= set(_KNOWN):
             continue
         add("masked", "masked responses are inert", masked_responses_are_inert, name)
+        if method.num_responses == 2:
+            add("gradient", "the gradient is that of the value", gradient_is_that_of_the_value, name)
         if "relabelling" in method.invariant_to:
             add("relabelling", "the order of responses does not matter", order_does_not_matter, name)
         if "reward" in reads and "reward_shift" in method.invariant_to:
             add("shift", "rewards may shift", rewards_may_move, name, shift=0.7, scale=1.0)
         if "reward" in reads and "reward_scale" in method.invariant_to:
             add("scale", "rewards may be scaled", rewards_may_move, name, shift=0.0, scale=3.0)
+        if method.has_optimum and not any("token" in field for field in reads):
+            add("optimum", "the stated optimum is stationary", optimum_is_stationary, name)
         if set(reads) & set(_DETACHED):
             add("detached", "feedback is detached", feedback_is_detached, name)
     return found

@@ -83,13 +83,49 @@ def regularised_problem_differentiates(first: Array, second: Array, reward: Arra
 
 
 def f_regularised_differentiates(first: Array, second: Array, reward: Array, number: Array) -> Array:
-    """And the scores of f-DPO."""
-    return both(
-        *(
-            derivative(lambda h, a, name=name: f_regularised.score(h, name, a), first, number)
-            for name in f_regularised.DIVERGENCES
-        )
-    )
+    """And the scores of f-DPO, and the optimum of its problem, which a response without reference mass leaves as it
+    is.
+    """
+    slacks = []
+    for name in f_regularised.DIVERGENCES:
+        slacks.append(derivative(lambda h, a, name=name: f_regularised.score(h, name, a), first, number))
+
+        def optimum(b: Array, r: Array, name: str = name) -> Array:
+            return f_regularised.regularised_optimum(jax.nn.log_softmax(b), r, 0.7, name, 0.3)
+
+        slacks.append(derivative(optimum, second, reward, at=1e-5))
+        more = jnp.append(second, -jnp.inf), jnp.append(reward, 5.0)
+        found = jnp.exp(optimum(*more))
+        slacks += [equal(found[:4], jnp.exp(optimum(second, reward)), tolerance=1e-7), equal(found[4], 0.0)]
+    return both(*slacks)
+
+
+def divergences_at_their_edges(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """Responses without mass under both laws change no divergence and no gradient; infinite ends of weight 0 do not
+    count; orders of laws far apart do not overflow.
+    """
+    slacks = []
+    dead = jnp.array([-jnp.inf])
+    names = ("kl", "reverse_kl", "jensen_shannon", "chi_square", "total_variation")
+    functions: list[Callable[..., Array]] = [getattr(divergences, name) for name in names]
+    functions += [lambda p, q: divergences.renyi(p, q, 2 + number), lambda p, q: divergences.renyi(p, q, number)]
+    functions += [lambda p, q: divergences.alpha_divergence(p, q, number), divergences.jeffreys]
+    p, q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
+    wider, narrow = jnp.append(q + jnp.log(0.5), jnp.log(0.5)), jnp.append(p, dead)
+    for function in functions:
+        expected = jax.value_and_grad(function, argnums=(0, 1))(p, q)
+        value, slopes = jax.value_and_grad(function, argnums=(0, 1))(narrow, jnp.append(q, dead))
+        slacks += [equal(value, expected[0])]
+        slacks += [equal(one[:4], other) for one, other in zip(slopes, expected[1], strict=True)]
+        # Mass of q where p has none: every gradient stays finite.
+        if function not in (divergences.reverse_kl, divergences.jeffreys):
+            slacks.append(equal(0.0 * jax.grad(function)(narrow, wider), 0.0))
+    slacks.append(equal(divergences.jeffreys(wider, narrow, 0.0), definitions.kl(narrow, wider)))
+    slacks.append(equal(divergences.jeffreys(narrow, wider, 1.0), definitions.kl(narrow, wider)))
+    slacks.append(equal(logspace.log_ratio(narrow, jnp.append(q, dead)), jnp.append(p - q, 0.0)))
+    far = jax.nn.log_softmax(400 * jnp.arange(4.0))
+    by_logs = jax.nn.logsumexp(3 * p - 2 * far) / 2
+    return both(*slacks, equal(divergences.renyi(p, far, 3.0), by_logs))
 
 
 def pieces_differentiate(first: Array, second: Array, reward: Array, number: Array) -> Array:
@@ -118,6 +154,8 @@ def pieces_differentiate(first: Array, second: Array, reward: Array, number: Arr
         derivative(lambda x: logspace.masked_sum(x, mask), first),
         derivative(logspace.log_ratio, first, second),
         derivative(problems.bradley_terry, reward),
+        equal(problems.bradley_terry_reward(problems.bradley_terry(reward), "it"), reward - reward.mean()),
+        derivative(lambda r: problems.bradley_terry_reward(problems.bradley_terry(r), "it"), reward),
     )
 
 
@@ -139,6 +177,7 @@ def games_differentiate(first: Array, second: Array, reward: Array, number: Arra
         in_game(games.best_response_value),
         in_game(games.duality_gap),
         in_game(games.duality_gap_by_value),
+        in_game(games.original_gap),
         in_game(lambda one, logp: games.payoff(one, logp, games.best_response(one, logp))),
         in_game(lambda one, logp: games.payoff(one, one.ref_logp, logp)),
         derivative(lambda b, m, t: games.nash(game(b, m, t)), second, lower, number),
@@ -260,6 +299,7 @@ def _property(name: str, says: str, slack: Callable[..., Array], instance: Calla
 _EQUATIONS: tuple[Statement, ...] = (
     _property("grad-divergences", "divergences have the gradient of their value", divergences_differentiate,
               _laws_and_numbers),
+    _property("edges-divergences", "divergences at zero mass", divergences_at_their_edges, _laws_and_numbers),
     _property("grad-regularised", "the KL-regularised problem differentiates", regularised_problem_differentiates,
               _laws_and_numbers),
     _property("grad-f", "scores of f-DPO differentiate", f_regularised_differentiates, _laws_and_numbers),

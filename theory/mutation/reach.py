@@ -68,8 +68,7 @@ def _parts(item: Any) -> Iterable[Any]:
         return item.values()
     if dataclasses.is_dataclass(item) and not isinstance(item, type) and type(item).__module__.startswith(OURS):
         return (getattr(item, field.name) for field in dataclasses.fields(item))
-    wrapped = getattr(item, "__wrapped__", None)
-    return () if wrapped is None else (wrapped,)
+    return (getattr(item, "__wrapped__", None), getattr(item, "jvp", None))
 
 
 def reached(*roots: Any) -> frozenset[Place]:
