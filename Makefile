@@ -22,7 +22,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 
 .DEFAULT_GOAL := all
-.PHONY: all setup test test-fast test-slow test-long lint format docs clean
+.PHONY: all setup test test-fast test-slow test-long lint format docs audit clean
 
 all: setup
 	$(PY) -m papers nash-md
@@ -83,6 +83,10 @@ format: setup
 
 docs: setup
 	$(PY) -m papers docs
+
+# Every method times every property: about five minutes.
+audit: setup
+	$(PY) -m theory audit all --docs
 
 clean:
 	rm -rf $(VENV) .cache out build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

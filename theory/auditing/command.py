@@ -21,7 +21,7 @@ TARGETS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `theory audit`."""
-    parser.add_argument("loss", help="package.module:function, or the key of a method of ours")
+    parser.add_argument("loss", help="package.module:function, the key of a method of ours, or all (every method)")
     parser.add_argument("--kind", help=f"one of {', '.join(KINDS)}; read from the signature where it can be")
     parser.add_argument(
         "--hyper", action="append", default=[], metavar="NAME=VALUE", help="a keyword argument of the loss (repeatable)"
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", default="out/audit", help="folder of the page and the JSON (default: out/audit)")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    parser.add_argument("--docs", action="store_true", help="with all: also write docs/audit.md")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -133,6 +134,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         names = expected(arguments.expect)
         folder = check_out(arguments.out)
+        if arguments.loss == "all":
+            from theory.auditing.table import run_all
+
+            return run_all(arguments, folder)
         report, subject = audit_with_subject(
             arguments.loss,
             kind=arguments.kind,
