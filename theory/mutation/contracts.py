@@ -129,6 +129,11 @@ def feedback_is_detached(key: Array, *, name: str) -> Array:
             given = {**fields, field: instead}
             slopes = [jax.grad(lambda x, f=f: _value(method, {**f, policy: x}))(f[policy]) for f in (without, given)]
             slacks += [equal(_value(method, without), _value(method, given)), equal(slopes[0], slopes[1])]
+    if {"reward", "value"} <= {*method.reads, *method.reads_if_present}:
+        # A baseline is subtracted from the reward.
+        less = {**fields, "reward": fields["reward"] - fields["value"], "value": jnp.zeros(())}
+        slopes = [jax.grad(lambda x, f=f: _value(method, {**f, "logp": x}))(f["logp"]) for f in (fields, less)]
+        slacks.append(equal(slopes[0], slopes[1]))
     return both(*slacks)
 
 
@@ -149,6 +154,46 @@ def gradient_is_that_of_the_value(key: Array, *, name: str) -> Array:
             return method(Samples(**moved), **hyper)
 
         slope = jax.grad(along)(jnp.zeros(()))
+        difference = (along(jnp.asarray(step)) - along(jnp.asarray(-step))) / (2 * step)
+        slacks.append(equal(slope, difference, tolerance=1e-5))
+    return both(*slacks)
+
+
+def chosen_is_preferred(key: Array, *, name: str) -> Array:
+    """At the reference a certain label pulls the chosen response up and the other one down, by the same amount, and
+    soft labels interpolate between the two certain ones.
+    """
+    method = methods[name]
+    fields = group_of(key, 2)
+    hard = {field: array for field, array in fields.items() if field != "preference"} | {"ref_logp": fields["logp"]}
+    slope = jax.grad(lambda x: _value(method, {**hard, "logp": x}))(fields["logp"])
+    turned = _picked({**hard, "preference": fields["preference"]}, jnp.array([1, 0]))
+    other = _value(method, {field: array for field, array in turned.items() if field != "preference"})
+    p = fields["preference"][0, 1]
+    soft = _value(method, hard | {"preference": fields["preference"]})
+    if "ref_logp" not in method.reads:  # without a reference the pull may have saturated
+        return equal(soft, p * _value(method, hard) + (1 - p) * other)
+    return both(
+        at_most(slope[0], -1e-6),
+        equal(slope[0], -slope[1]),
+        equal(soft, p * _value(method, hard) + (1 - p) * other),
+    )
+
+
+def optimum_differentiates(key: Array, *, name: str) -> Array:
+    """The stated optimum has the gradient of its value, in reward and reference."""
+    method, keys, step = methods[name], jax.random.split(key, 2), 1e-5
+    base, reward = jax.random.normal(keys[0], (2,)), 0.3 * jax.random.normal(keys[1], (2,))
+    turn = jnp.array([1.0, -0.6])
+    slacks = []
+    for preferences in (False, True):
+
+        def along(t: Array, preferences: bool = preferences) -> Array:
+            table = bradley_terry(reward + t * turn) if preferences else None
+            ref_logp = jax.nn.log_softmax(base + t * turn[::-1])
+            return method.optimum(Problem(ref_logp=ref_logp, reward=reward + t * turn, preference=table))
+
+        _, slope = jax.jvp(along, (jnp.zeros(()),), (jnp.ones(()),))
         difference = (along(jnp.asarray(step)) - along(jnp.asarray(-step))) / (2 * step)
         slacks.append(equal(slope, difference, tolerance=1e-5))
     return both(*slacks)
@@ -194,6 +239,7 @@ def _properties() -> list[Statement]:
             continue
         add("masked", "masked responses are inert", masked_responses_are_inert, name)
         if method.num_responses == 2:
+            add("chosen", "the chosen response is preferred", chosen_is_preferred, name)
             add("gradient", "the gradient is that of the value", gradient_is_that_of_the_value, name)
         if "relabelling" in method.invariant_to:
             add("relabelling", "the order of responses does not matter", order_does_not_matter, name)
@@ -202,6 +248,7 @@ def _properties() -> list[Statement]:
         if "reward" in reads and "reward_scale" in method.invariant_to:
             add("scale", "rewards may be scaled", rewards_may_move, name, shift=0.0, scale=3.0)
         if method.has_optimum and not any("token" in field for field in reads):
+            add("optimum-gradient", "the optimum has the gradient of its value", optimum_differentiates, name)
             add("optimum", "the stated optimum is stationary", optimum_is_stationary, name)
         if set(reads) & set(_DETACHED):
             add("detached", "feedback is detached", feedback_is_detached, name)

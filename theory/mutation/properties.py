@@ -23,11 +23,13 @@ from alignjax import (
     logspace,
 )
 from alignjax import problem as problems
-from alignjax.games import PreferenceGame
+from alignjax.games import PreferenceGame, solvers
 from alignjax.games.equilibrium import mixture_equilibrium
+from alignjax.objectives.nash_md import ema_of_parameters
 from alignjax.record import Source
 from theory import definitions, instances
 from theory.mutation.contracts import OF_METHODS
+from theory.mutation.definitions_of_losses import f_dpo_by_hand, nash_md_by_hand
 from theory.record import Statement
 from theory.slack import both, equal
 
@@ -66,6 +68,9 @@ def divergences_differentiate(first: Array, second: Array, reward: Array, number
     """Every divergence has the gradient of its value, in both laws and in its order."""
     plain = ("kl", "reverse_kl", "jensen_shannon", "chi_square", "total_variation")
     slacks = [derivative(_pair_of(getattr(divergences, name)), first, second) for name in plain]
+    slacks.append(
+        derivative(_pair_of(lambda p, q: divergences.f_divergence(p, q, lambda u: u * jnp.log(u))), first, second)
+    )
     ordered = ("jeffreys", "renyi", "alpha_divergence")
     slacks += [derivative(_pair_of(getattr(divergences, name)), first, second, number) for name in ordered]
     return both(*slacks)
@@ -110,6 +115,9 @@ def divergences_at_their_edges(first: Array, second: Array, reward: Array, numbe
     functions: list[Callable[..., Array]] = [getattr(divergences, name) for name in names]
     functions += [lambda p, q: divergences.renyi(p, q, 2 + number), lambda p, q: divergences.renyi(p, q, number)]
     functions += [lambda p, q: divergences.alpha_divergence(p, q, number), divergences.jeffreys]
+    functions += [
+        lambda p, q: divergences.f_divergence(p, q, lambda u: jnp.square(jnp.sqrt(u + 0.1) - 1), slope_at_infinity=1.0)
+    ]
     p, q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
     wider, narrow = jnp.append(q + jnp.log(0.5), jnp.log(0.5)), jnp.append(p, dead)
     for function in functions:
@@ -123,6 +131,12 @@ def divergences_at_their_edges(first: Array, second: Array, reward: Array, numbe
     slacks.append(equal(divergences.jeffreys(wider, narrow, 0.0), definitions.kl(narrow, wider)))
     slacks.append(equal(divergences.jeffreys(narrow, wider, 1.0), definitions.kl(narrow, wider)))
     slacks.append(equal(logspace.log_ratio(narrow, jnp.append(q, dead)), jnp.append(p - q, 0.0)))
+    shared = jnp.exp(number * p + (1 - number) * q)
+    for left, right, lost in ((narrow, wider, 0.5 ** (1 - number)), (wider, narrow, 0.5**number)):
+        kept = shared if left is narrow else jnp.exp(number * q + (1 - number) * p)
+        order = jnp.log(lost * kept.sum()) / (number - 1)
+        slacks.append(equal(divergences.renyi(left, right, number), order))
+        slacks.append(equal(0.0 * jax.grad(divergences.renyi)(left, right, number), 0.0))
     far = jax.nn.log_softmax(400 * jnp.arange(4.0))
     by_logs = jax.nn.logsumexp(3 * p - 2 * far) / 2
     return both(*slacks, equal(divergences.renyi(p, far, 3.0), by_logs))
@@ -154,6 +168,7 @@ def pieces_differentiate(first: Array, second: Array, reward: Array, number: Arr
         derivative(lambda x: logspace.masked_sum(x, mask), first),
         derivative(logspace.log_ratio, first, second),
         derivative(problems.bradley_terry, reward),
+        derivative(lambda a, p, e: ema_of_parameters(a, p, ema=e), first, second, number),
         equal(problems.bradley_terry_reward(problems.bradley_terry(reward), "it"), reward - reward.mean()),
         derivative(lambda r: problems.bradley_terry_reward(problems.bradley_terry(r), "it"), reward),
     )
@@ -178,6 +193,10 @@ def games_differentiate(first: Array, second: Array, reward: Array, number: Arra
         in_game(games.duality_gap),
         in_game(games.duality_gap_by_value),
         in_game(games.original_gap),
+        in_game(lambda one, logp: solvers.nash_md(one, logp, 0.4 / one.tau, one.win_rate)),
+        in_game(lambda one, logp: solvers.nash_md(one, logp, 0.4 / one.tau, one.win_rate, mixture=0.3)),
+        in_game(lambda one, logp: solvers.self_play(one, logp, 0.4 / one.tau, one.win_rate)),
+        in_game(lambda one, logp: solvers.reference_response(one, logp, 0.4 / one.tau, one.win_rate)),
         in_game(lambda one, logp: games.payoff(one, logp, games.best_response(one, logp))),
         in_game(lambda one, logp: games.payoff(one, one.ref_logp, logp)),
         derivative(lambda b, m, t: games.nash(game(b, m, t)), second, lower, number),
@@ -292,6 +311,10 @@ def estimators_detach(first: Array, second: Array, reward: Array, number: Array)
     )
 
 
+def _key(key: Array) -> tuple[Array]:
+    return (key,)
+
+
 def _property(name: str, says: str, slack: Callable[..., Array], instance: Callable[[Array], Any]) -> Statement:
     return Statement(id=f"property/{name}", says=says, slack=slack, instance=instance, source=_HERE, mutants=())
 
@@ -309,6 +332,8 @@ _EQUATIONS: tuple[Statement, ...] = (
     _property("statistics", "statistics of a group are detached, and 0 where there is no group",
               statistics_are_detached, _laws_and_numbers),
     _property("estimators", "detached factors of KL losses, token by token", estimators_detach, _laws_and_numbers),
+    _property("f-dpo", "f-DPO is the formula of its docstring", f_dpo_by_hand, _key),
+    _property("nash-md", "Nash-MD-PG is the formula of its docstring", nash_md_by_hand, _key),
     _property("laws", "laws are detached and as named", laws_are_what_they_say, _with_zeros),
 )  # fmt: skip
 
