@@ -35,8 +35,9 @@ def annotator_mixture(rewards: Float[Array, "*batch M A"], weights: Float[Array,
     checks.same_last_axis({"weights": weights}, size=rewards.shape[-2])
     if checks.is_concrete(weights):
         checks.probabilities("weights", weights)
-        if abs(float(weights.sum()) - 1) > 1e-4:
-            raise ValueError(f"weights must sum to 1, got {float(weights.sum()):g}")
+        total = float(np.asarray(weights).sum())
+        if abs(total - 1) > 1e-4:
+            raise ValueError(f"weights must sum to 1, got {total:g}")
     return jnp.einsum("...mij,m->...ij", tables, weights)
 
 

@@ -119,3 +119,32 @@ def test_the_plain_loss_ignores_masked_responses(name):
     slope = jax.grad(lambda x: loss(x, *dirty[1:], response_mask=mask))(dirty[0])
     np.testing.assert_allclose(slope[:2], jax.grad(lambda x: loss(x, *clean[1:]))(clean[0]), rtol=1e-5)
     assert slope[2] == 0
+
+
+def test_checks_under_a_trace_leave_concrete_constants_alone():
+    """Inside jit an operation on a constant is traced: checks of constants must not branch on one."""
+    problem = aj.Problem(ref_logp=P3, reward=[0.0, 1.0, 2.0])
+    game = games.PreferenceGame(preference=games.library.comal(), tau=0.1)
+
+    @jax.jit
+    def everything(key):
+        start = jnp.asarray(P3)
+        return (
+            aj.sampled_grad("rloo", problem, start, key),
+            aj.population_grad("dpo", problem, start),
+            aj.population_loss("ipo", problem, start),
+            aj.fit("dpo", problem, num_steps=2, learning_rate=0.1, init_logp=start, key=key).logp,
+            aj.methods["dpo"].optimum(problem, beta=0.3),
+            aj.methods["ipo_md"].optimum(problem),
+            aj.gibbs(start, jnp.arange(3.0), 0.5),
+            aj.tilt((start, start), jnp.asarray([0.5, 0.5])),
+            aj.kl(start, start) + aj.renyi(start, start, 0.5) + aj.alpha_divergence(start, start, 0.5),
+            games.solve(game, "nash_md", num_steps=2, step_size=lambda t: 0.1 / (t + 1), init_logp=start).gap,
+            games.best_response(game, start),
+            games.nash(games.PreferenceGame(preference=games.library.comal(), ref_logp=start, tau=jnp.asarray(0.1))),
+            games.annotator_mixture(jnp.ones((2, 3)), jnp.asarray([0.3, 0.7])),
+            aj.methods["dpo"](aj.Samples(logp=start[None, :2], ref_logp=start[None, :2])),
+            aj.Samples.from_tokens(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 3)), jnp.ones((1, 2, 3))).logp,
+        )
+
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(everything(jax.random.key(0))))
