@@ -178,7 +178,7 @@ def test_a_sample_of_all_mutants_is_killed() -> None:
     assert score.score(verdicts).value >= score.PASS, survivors
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_battery_holds_on_the_library_itself() -> None:
     rows = [item for item in judge.battery() if item.statement.id.startswith("method/")]
     assert len(rows) > 30

@@ -193,6 +193,8 @@ def games_differentiate(first: Array, second: Array, reward: Array, number: Arra
         in_game(games.duality_gap),
         in_game(games.duality_gap_by_value),
         in_game(games.original_gap),
+        equal(game(second, lower, number).skew, lower - lower.T),
+        derivative(lambda t: solvers.nash_md_theorem_step(jnp.asarray(3.0), t), number),
         in_game(lambda one, logp: solvers.nash_md(one, logp, 0.4 / one.tau, one.win_rate)),
         in_game(lambda one, logp: solvers.nash_md(one, logp, 0.4 / one.tau, one.win_rate, mixture=0.3)),
         in_game(lambda one, logp: solvers.self_play(one, logp, 0.4 / one.tau, one.win_rate)),
