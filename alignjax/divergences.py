@@ -162,5 +162,8 @@ def f_divergence(
     u = jnp.exp(jnp.where(p_zero | q_zero, 0.0, logp) - jnp.where(p_zero | q_zero, 0.0, logq))
     inside = q * f(jnp.where(p_zero, 0.0, u))
     off_support = jnp.where(p_zero, 0.0, jnp.exp(jnp.where(p_zero, 0.0, logp)))
-    off_support = jnp.where(off_support > 0, off_support * slope_at_infinity, 0.0)
+    # An infinite price is chosen, not multiplied: 0 * inf would reach the gradient of laws that never pay it.
+    slope = jnp.asarray(slope_at_infinity, off_support.dtype)
+    finite = off_support * jnp.where(jnp.isinf(slope), 0.0, slope)
+    off_support = jnp.where(off_support > 0, jnp.where(jnp.isinf(slope), slope, finite), 0.0)
     return jnp.where(q_zero, off_support, inside).sum(-1)

@@ -148,3 +148,12 @@ def test_checks_under_a_trace_leave_concrete_constants_alone():
         )
 
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(everything(jax.random.key(0))))
+
+
+def test_gradient_of_an_f_divergence_with_an_infinite_slope(x64):
+    # f(u) = u log u: the KL divergence, whose gradient in the logits of p is p (d - KL).
+    p, q = np.exp(P3), np.exp(Q3)
+    d = P3 - Q3
+    found = jax.grad(lambda z: aj.f_divergence(jax.nn.log_softmax(z), Q3, lambda u: u * jnp.log(u)))(jnp.asarray(P3))
+    np.testing.assert_allclose(found, p * (d - (p * d).sum()), atol=1e-12)
+    assert q.sum() == pytest.approx(1)
