@@ -98,6 +98,7 @@ def test_a_wrong_custom_gradient_is_found():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "name", "verdict"),
     [
@@ -132,13 +133,14 @@ def test_the_counterexample_is_small():
     assert (numbers > 0).sum() == 1, "one number differs from 0 in the smallest example"
 
 
+@pytest.mark.slow
 def test_properties_in_one_line_of_pytest():
     properties.check(losses.right_pair, "shift_invariant", "gradient_finite")
     with pytest.raises(AssertionError, match=r"shift_invariant .*fails.*\n.*for example \{"):
         properties.check(losses.one_sided, "shift_invariant")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("loss", "options", "target", "temperature"),
     [
@@ -168,7 +170,7 @@ def test_where_it_goes(loss, options, target, temperature):
     assert str(report).startswith(report.name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("loss", "kl"),
     [
@@ -189,7 +191,7 @@ def test_which_kl_the_gradient_contains(loss, kl):
     assert report.kl == kl
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_unbiased_gradients_and_their_temperature():
     report = audit("rloo", hyper={"beta": 0.3}, properties=("unbiased_gradient",))
     assert report.properties["unbiased_gradient"].value == pytest.approx(0.3)
@@ -197,7 +199,7 @@ def test_unbiased_gradients_and_their_temperature():
         assert audit(biased, properties=("unbiased_gradient",)).properties["unbiased_gradient"].verdict == "fails"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_finite_on_separable_and_displacement():
     found = audit("ipo", properties=("finite_on_separable", "chosen_rises")).properties
     assert found["finite_on_separable"].verdict == "holds" and found["chosen_rises"].verdict == "fails"
