@@ -263,6 +263,7 @@ def test_the_bare_command_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name} " in out for name in registry.all_statements())
 
 
+@pytest.mark.slow
 def test_some_statements_hold(capsys: pytest.CaptureFixture[str]) -> None:
     """A handful, on few instances: the full run is below."""
     assert run(capsys, ["check", "I1", "C2", "V1", "K12", "P7", "--instances", "200"])[0] == 0

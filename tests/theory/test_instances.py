@@ -50,6 +50,7 @@ def test_hard_games_are_common() -> None:
     assert (margin == 0.5).any() and (margin < 1e-3).any()
 
 
+@pytest.mark.slow
 def test_problems_are_problems() -> None:
     for generator in (
         instances.smooth_problem, instances.smooth_preference_problem, instances.on_policy_problem,

@@ -103,6 +103,7 @@ def test_a_mutant_lives_in_its_own_world_only() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_weak_battery_lets_a_mutant_survive_and_a_statement_kills_it() -> None:
     (mutant,) = of("equations.residual", lambda m: m.operator == "factor 2")
     assert judge.judge(mutant, rows=()).status == "survived"
