@@ -1,4 +1,4 @@
-"""`solve`: iterates against NumPy, shapes, schedules, batches, sampled opponents."""
+"""`solve` with a temperature for each game: the NumPy iterates of tests/games/test_solve.py, batched."""
 
 import jax
 import jax.numpy as jnp
@@ -8,31 +8,9 @@ from scipy.special import log_softmax, rel_entr
 
 from alignjax import games
 from tests.core import oracles
+from tests.games.test_solve import A, B, instance, run
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-B, A = 2, 3
-DICE = 0.5 + np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]]) / 18  # each beats the next with probability 5/9
-
-
-def instance(seed=0):
-    rng = np.random.default_rng(seed)
-    return oracles.preferences(rng, B, A), oracles.policies(rng, B, A), oracles.policies(rng, B, A)
-
-
-def step(name, preference, ref_logp, tau, logp, h):
-    """One step in NumPy: log pi' = (1 - h tau) log pi + h tau log ref + h P opponent."""
-    tau, h = np.asarray(tau)[..., None], np.asarray(h)[..., None]
-    centre = log_softmax((1 - h * tau) * logp + h * tau * ref_logp, -1)
-    opponent = {"nash_md": centre, "self_play": logp, "reference_response": ref_logp}[name]
-    return log_softmax(centre + h * oracles.win_rates(preference, opponent), -1)
-
-
-def run(name, preference, ref_logp, tau, logp, sizes):
-    out = [logp]
-    for h in sizes:
-        out.append(step(name, preference, ref_logp, tau, out[-1], h))
-    return np.stack(out)
 
 
 @pytest.mark.parametrize("name", ["nash_md", "self_play", "reference_response"])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alignjax.record import Law
@@ -36,8 +37,6 @@ _EXACT = ("unbiased_gradient", "finite_on_separable")
 
 
 def _first_batch(kind: str) -> dict[str, Any]:
-    import jax.numpy as jnp
-
     rng = np.random.default_rng(0)
     shape = {"pair": (3, 2), "point": (3,), "group": (3, 4), "token": (3, 5), "token_group": (3, 4, 5)}[kind]
     batch = {name: -rng.uniform(0.5, 3.0, shape) for name in KINDS[kind] if "logp" in name}
