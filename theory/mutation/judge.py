@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from theory.registry import all_statements
 
 INSTANCES = 48
 """Instances of each statement a mutant is held to: a wrong equation shows on the first few."""
+SLOW = 1.0
+"""Seconds above which a statement is tried after the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +82,30 @@ def battery() -> tuple[Item, ...]:
     return tuple(sorted(items, key=lambda item: len(item.places)))
 
 
+_killers: dict[Place, list[str]] = {}
+_seconds: dict[str, float] = {}
+
+
 def items_for(mutant: Mutant, rows: Sequence[Item] | None = None) -> list[Item]:
-    """The statements and properties that exercise a mutant's function."""
-    return [item for item in (battery() if rows is None else rows) if (mutant.module, mutant.function) in item.places]
+    """The statements and properties that exercise a mutant's function, the likeliest killers first: those that killed
+    another mutant of the function, the latest of them first, and the slow ones last. Verdicts do not depend on it.
+    """
+    place = (mutant.module, mutant.function)
+    mine = [item for item in (battery() if rows is None else rows) if place in item.places]
+    latest = _killers.get(place, [])
+
+    def rank(item: Item) -> tuple[int, bool]:
+        name = item.statement.id
+        return (latest.index(name) if name in latest else len(latest)), _seconds.get(name, 0.0) > SLOW
+
+    return sorted(mine, key=rank)
+
+
+def _killed(place: Place, item: Item) -> None:
+    latest = _killers.setdefault(place, [])
+    if item.statement.id in latest:
+        latest.remove(item.statement.id)
+    latest.insert(0, item.statement.id)
 
 
 @functools.cache
@@ -115,12 +139,18 @@ def killer(mutant: Mutant, rows: Sequence[Item]) -> str:
     place = (mutant.module, mutant.function)
     again = [(item, True) for item in rows if place in item.from_generator]
     for item, redraw in [*((item, False) for item in rows), *again]:
+        started = time.perf_counter()
         try:
             slack = smallest_slack(item, redraw)
         except Exception as error:
+            _killed(place, item)
             return f"{item.statement.id} ({type(error).__name__})"
         if not slack >= 0:
+            _killed(place, item)
             return item.statement.id
+        # The quickest pass: the first one compiles.
+        name = item.statement.id
+        _seconds[name] = min(time.perf_counter() - started, _seconds.get(name, float("inf")))
     return ""
 
 
