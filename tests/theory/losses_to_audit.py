@@ -86,6 +86,11 @@ def k3_sequence(token_logp, ref_token_logp, mask):
     return jnp.expm1(-h) + h
 
 
+def k3_tokens(token_logp, ref_token_logp, mask):
+    h = _h(token_logp, ref_token_logp, mask)
+    return (jnp.expm1(-h) + h).sum(-1)
+
+
 def point_logistic(logp, ref_logp, label, *, beta):
     h = beta * (logp - ref_logp)
     return -jax.nn.log_sigmoid((2 * label - 1) * h)

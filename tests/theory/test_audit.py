@@ -172,23 +172,25 @@ def test_where_it_goes(loss, options, target, temperature):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("loss", "kl"),
+    ("loss", "kl", "partial"),
     [
-        (losses.k1_mean, "none"),
-        (losses.k2_tokens, "token_partial"),
-        (losses.k2_sequence, "reverse"),
-        (losses.k3_sequence, "forward"),
-        (losses.undetached, "other"),
-        (losses.forward_penalty, "forward"),
-        ("rloo", "reverse"),
-        ("grpo", "forward"),
-        ("nash_md_pg_token", "reverse"),
-        ("dpo", "does not apply"),
+        (losses.k1_mean, "none", None),
+        (losses.k2_tokens, "token_partial", "reverse"),
+        (losses.k3_tokens, "token_partial", "forward"),
+        (losses.k2_sequence, "reverse", None),
+        (losses.k3_sequence, "forward", None),
+        (losses.undetached, "other", None),
+        (losses.forward_penalty, "forward", None),
+        ("rloo", "reverse", None),
+        ("grpo", "forward", None),
+        ("nash_md_pg_token", "reverse", None),
+        ("dpo", "does not apply", None),
     ],
 )
-def test_which_kl_the_gradient_contains(loss, kl):
+def test_which_kl_the_gradient_contains(loss, kl, partial):
     report = audit(loss, properties=("kl_direction",))
-    assert report.kl == kl
+    assert (report.kl, report.kl_partial) == (kl, partial)
+    assert report.to_json()["kl_partial"] == partial
 
 
 @pytest.mark.long

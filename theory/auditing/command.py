@@ -93,7 +93,7 @@ def table(report: Report) -> str:
         lines.append(
             f"  on cyclic preferences nearest to: {cycles['nearest']} ({cycles['distances'][cycles['nearest']]:.2g})"
         )
-    lines.append(f"  KL in its gradient: {report.kl}")
+    lines.append(f"  KL in its gradient: {report.kl_in_words}")
     return "\n".join(lines)
 
 

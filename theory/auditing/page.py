@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory.auditing.destination import _adam, _field, _problem, instances
+from theory.auditing.population import adam, gradient_field, instances, population_problem
 from theory.auditing.report import WHY, Report
 from theory.auditing.subject import Subject
 
@@ -58,10 +58,10 @@ def _figures(report: Report, subject: Subject) -> list[tuple[str, str]]:
         if subject.kind != "token":
             with jax.enable_x64(True):
                 case = instances(0.5)
-                problem = _problem(subject, case.ref_logp, case.reward, case.preference)
+                problem = population_problem(subject, case.ref_logp, case.reward, case.preference)
                 points = [case.ref_logp]
                 for steps in (5, 10, 20, 40, 80, 160, 320, 640):
-                    points.append(np.asarray(_adam(jnp.asarray(case.ref_logp), problem, _field(subject), steps)))
+                    points.append(np.asarray(adam(jnp.asarray(case.ref_logp), problem, gradient_field(subject), steps)))
             p = np.exp(np.stack(points))[:, 0]
             p = p / p.sum(-1, keepdims=True)
             order = np.argsort(-case.reward[0])
@@ -115,6 +115,6 @@ def page(report: Report, subject: Subject) -> str:
         f"<title>Audit of {text(report.name)}</title><style>{_STYLE}</style></head><body><main>"
         f"<h1>Audit of {text(report.name)}</h1><p class=mute>kind {text(report.kind)}"
         f"{text('; ' + hyper if hyper else '')}</p><p class=lead>Descending its gradient goes to "
-        f"<b>{text(report.target)}</b>{text(fitted)}. KL in its gradient: <b>{text(report.kl)}</b>.</p>"
+        f"<b>{text(report.target)}</b>{text(fitted)}. KL in its gradient: <b>{text(report.kl_in_words)}</b>.</p>"
         f"<div class=figures>{figures}</div><h2>Properties</h2>{''.join(rows)}{distances}</main></body></html>\n"
     )

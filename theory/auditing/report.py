@@ -101,6 +101,8 @@ class Report:
     """The limit reached from Bradley-Terry labels: gibbs, ipo, nash, best_of_n, forward_kl, unbounded, unknown, ..."""
     kl: str
     """Which KL its gradient contains: reverse, forward, none, token_partial, other, does not apply."""
+    kl_partial: str | None = None
+    """Where `kl` is token_partial, which KL each token's own one is: reverse or forward."""
     destination: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The temperature fitted, the distance to each known target, what it picks on cyclic preferences."""
     seconds: float = 0.0
@@ -113,6 +115,11 @@ class Report:
             if (self.properties[name].verdict != "holds" if name in self.properties else self.target != name)
         ]
 
+    @property
+    def kl_in_words(self) -> str:
+        """`kl`, and of a partial one its direction."""
+        return self.kl if self.kl_partial is None else f"{self.kl} ({self.kl_partial})"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`."""
         return _plain(
@@ -122,6 +129,7 @@ class Report:
                 "hyper": self.hyper,
                 "target": self.target,
                 "kl": self.kl,
+                "kl_partial": self.kl_partial,
                 "destination": self.destination,
                 "seconds": self.seconds,
                 "properties": {
@@ -136,7 +144,7 @@ class Report:
         )
 
     def __str__(self) -> str:
-        lines = [f"{self.name} ({self.kind}): goes to {self.target}; KL in its gradient: {self.kl}"]
+        lines = [f"{self.name} ({self.kind}): goes to {self.target}; KL in its gradient: {self.kl_in_words}"]
         for name, found in self.properties.items():
             value = "" if found.value is None else f" [{found.value}]"
             lines.append(f"  {found.verdict:>14}  {name}{value}  {found.explanation}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.record import Law
-from theory.auditing import destination, numeric, structure
+from theory.auditing import destination, expected_gradient, numeric, structure
 from theory.auditing.report import WHY, Property, Report
 from theory.auditing.subject import KINDS, AuditError, Subject, check_runs, subject_of
 
@@ -29,9 +29,9 @@ PROPERTIES: dict[str, Callable[[Subject], Property]] = {
     "log_ratio_only": structure.log_ratio_only,
     "statistics_detached": structure.statistics_detached,
     "batch_separable": structure.batch_separable,
-    "unbiased_gradient": destination.unbiased_gradient,
+    "unbiased_gradient": expected_gradient.unbiased_gradient,
     "finite_on_separable": destination.finite_on_separable,
-    "chosen_rises": destination.chosen_rises,
+    "chosen_rises": expected_gradient.chosen_rises,
 }
 _EXACT = ("unbiased_gradient", "finite_on_separable")
 
@@ -95,7 +95,7 @@ def audit_with_subject(
     check_runs(subject, _first_batch(subject.kind))
     traceable = _traceable(subject)
     found: dict[str, Property] = {}
-    target, kl = "unknown", "does not apply"
+    target, kl, partial = "unknown", "does not apply", None
     note: dict[str, Any] = {}
     for name in wanted:
         if progress is not None:
@@ -104,7 +104,7 @@ def audit_with_subject(
             found[name] = Property("not shown", None, None, traceable)
         elif name == "kl_direction":
             with jax.enable_x64(True):
-                kl, found[name] = destination.kl_direction(subject)
+                kl, partial, found[name] = expected_gradient.kl_direction(subject)
         elif name in _EXACT:
             with jax.enable_x64(True):
                 found[name] = PROPERTIES[name](subject)
@@ -127,6 +127,7 @@ def audit_with_subject(
         properties=found,
         target=target,
         kl=kl,
+        kl_partial=partial,
         destination=note,
         seconds=round(time.perf_counter() - started, 2),
     )

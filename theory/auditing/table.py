@@ -29,7 +29,9 @@ def markdown(reports: list[Report]) -> str:
         number = report.destination.get("temperature")
         where = report.target + (f" ({number:.4g})" if number is not None else "")
         cells = [_MARK[report.properties[name].verdict] + _value(report, name) for name in WHY]
-        lines.append(f"| `{report.name}` | {report.kind} | {where} | {report.kl} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| `{report.name}` | {report.kind} | {where} | {report.kl_in_words} | " + " | ".join(cells) + " |"
+        )
     lines += ["", "## What each says", ""]
     lines += [f"- `{name}`: {says}. Why it matters: {why}." for name, (says, why) in WHY.items()]
     lines += ["", "## What does not hold, and the smallest example", ""]

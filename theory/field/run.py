@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import checks
-from theory.auditing import destination
+from theory.auditing import destination, population
 from theory.auditing.report import WHY, Property
 from theory.auditing.run import audit_with_subject
 from theory.auditing.subject import KINDS, POLICY, Subject, subject_of
@@ -51,14 +51,14 @@ def _short(value: Any) -> str:
 
 def kl_example(subject: Subject) -> str:
     """What the expected gradient is and what it should be, at one policy over four responses."""
-    count = destination.NUM_INSTANCES
+    count = population.NUM_INSTANCES
     ref = np.broadcast_to(np.log(np.asarray([1.0, 1.0, 1.0, 3.0]) / 6), (count, 4))
     p = np.asarray([3.0, 1.0, 1.0, 1.0]) / 6  # not uniform: a bare log-prob must show
     with jax.enable_x64(True):
         at = jnp.broadcast_to(jnp.log(jnp.asarray(p)), (count, 4))
         flat, even = np.zeros((count, 4)), np.full((count, 4, 4), 0.5)
-        problem = destination._problem(subject, ref, flat, even)
-        got = np.asarray(destination._field(subject)(at, problem))[0]
+        problem = population.population_problem(subject, ref, flat, even)
+        got = np.asarray(population.gradient_field(subject)(at, problem))[0]
     h = np.log(p) - ref[0]
     true = p * (h - p @ h)
     responses = "four responses of two tokens" if "token" in subject.kind else "four responses"
@@ -146,9 +146,7 @@ def examine(entry: Entry) -> Finding:
                 entry.function if same else function, **given, properties=("kl_direction",)
             )
             note("kl_direction", exact.properties["kl_direction"])
-            # The audit's name does not say which of the two KLs it is token by token; its explanation does.
-            forward = exact.kl == "token_partial" and "forward" in exact.properties["kl_direction"].explanation
-            observed["kl"] = f"{exact.kl}, forward" if forward else exact.kl
+            observed["kl"] = f"{exact.kl}, forward" if exact.kl_partial == "forward" else exact.kl
             if not good("kl", exact.kl):
                 examples["kl_direction"] = kl_example(wide)
         if "target" in entry.expected:
