@@ -14,8 +14,10 @@ An assertion that fails shows the smallest counterexample that was found.
 import json
 from typing import Any
 
-from theory.auditing.report import WHY, Report
+from alignjax.record import Method
+from theory.auditing.report import WHY, Property, Report
 from theory.auditing.run import audit
+from theory.auditing.subject import subject_of
 
 NAMES = tuple(WHY)
 
@@ -30,14 +32,49 @@ def check(loss: Any, *names: str, **options: Any) -> Report:
         for name, found in report.properties.items()
         if found.verdict == "fails" or (names and found.verdict != "holds")
     }
-    if wrong:
-        data = report.to_json()["properties"]
-        lines = [f"{report.name}: {len(wrong)} of {len(report.properties)} properties do not hold"]
-        for name, found in wrong.items():
-            lines.append(f"{name} ({WHY[name][0]}): {found.verdict}. {found.explanation}")
-            if found.counterexample is not None:
-                lines.append(f"  for example {json.dumps(data[name]['counterexample'])}")
-        raise AssertionError("\n".join(lines))
+    _raise_for(report, wrong)
+    return report
+
+
+def _raise_for(report: Report, wrong: dict[str, Property]) -> None:
+    if not wrong:
+        return
+    data = report.to_json()["properties"]
+    lines = [f"{report.name}: {len(wrong)} of {len(report.properties)} properties do not hold"]
+    for name, found in wrong.items():
+        lines.append(f"{name} ({WHY[name][0]}): {found.verdict}. {found.explanation}")
+        if found.counterexample is not None:
+            lines.append(f"  for example {json.dumps(data[name]['counterexample'])}")
+    raise AssertionError("\n".join(lines))
+
+
+def declared(method: Method) -> dict[str, str]:
+    """What the record of a method promises, in the words of the audit: property -> the verdict or value it must have.
+
+    Every record promises a finite gradient, prompts that do not see each other and, of tokens, that masked ones have
+    no influence; the rest is in `invariant_to`.
+    """
+    kind = subject_of(method).kind
+    wanted = {"gradient_finite": "holds", "batch_separable": "holds"}
+    if kind in ("token", "token_group"):
+        wanted["masked_tokens_inert"] = "holds"
+    if "relabelling" in method.invariant_to:
+        wanted["permutation_equivariant"] = "holds"
+    # The audit's shift is of the rewards, or for pairs of both log-probs of the policy: their log-ratios.
+    shift = "log_ratio_shift" if kind == "pair" else "reward_shift"
+    if shift in method.invariant_to and (kind == "pair" or "reward" in method.reads):
+        wanted["shift_invariant"] = "holds"
+    if "reward_scale" in method.invariant_to and "reward" in method.reads:
+        wanted["scale_equivariant"] = "invariant"
+    return wanted
+
+
+def check_declared(method: Method) -> Report:
+    """Assert what a record promises (`declared`)."""
+    wanted = declared(method)
+    report = audit(method, properties=tuple(wanted))
+    found = report.properties
+    _raise_for(report, {n: found[n] for n, want in wanted.items() if want not in (found[n].verdict, found[n].value)})
     return report
 
 

@@ -234,6 +234,9 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
         else:
             kind = "pair" if method.num_responses == 2 else "group"
     feedback = "win_rate" if "win_rate" in method.reads else "reward"
+    unknown = [field for field in method.reads if field not in (*KINDS[kind], "win_rate")]
+    if unknown:
+        raise AuditError(f"{method.name} reads {', '.join(unknown)}, for which the audit has no arrays ({kind})")
 
     def with_hyper(hyper: Mapping[str, Any]) -> Callable[[Arrays], Array]:
         def raw(arrays: Arrays) -> Array:

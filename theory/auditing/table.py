@@ -3,17 +3,19 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignjax.registry import METHODS
 from theory.auditing.page import page
 from theory.auditing.report import WHY, Report
 from theory.auditing.run import audit_with_subject
+from theory.auditing.subject import AuditError
 
 _MARK = {"holds": "yes", "fails": "**no**", "does not apply": "", "not shown": "?"}
 
 
-def markdown(reports: list[Report]) -> str:
+def markdown(reports: list[Report], left_out: Sequence[str] = ()) -> str:
     """The table, and under it what each property says."""
     lines = [
         "# Every method, audited",
@@ -43,6 +45,8 @@ def markdown(reports: list[Report]) -> str:
                     "" if found["counterexample"] is None else f" `{json.dumps(_rounded(found['counterexample']))}`"
                 )
                 lines.append(f"- `{report.name}`, `{name}`: {found['explanation']}.{example}")
+    if left_out:
+        lines += ["", "## What cannot be audited", "", *(f"- {why}." for why in left_out)]
     return "\n".join(lines) + "\n"
 
 
@@ -65,14 +69,18 @@ def run_all(arguments: argparse.Namespace, folder: Path) -> int:
     """Audit every method: a page for each in `folder`, the table beside them and, with `--docs`, in docs/."""
     from theory.auditing.command import write
 
-    reports = []
+    reports, left_out = [], []
     for name in METHODS:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        report, subject = audit_with_subject(name)
+        try:
+            report, subject = audit_with_subject(name)
+        except AuditError as error:
+            left_out.append(str(error))
+            continue
         write(folder / f"{name}.html", page(report, subject))
         write(folder / f"{name}.json", json.dumps(report.to_json(), indent=1) + "\n")
         reports.append(report)
-    text = markdown(reports)
+    text = markdown(reports, left_out)
     write(folder / "audit.md", text)
     if arguments.docs:
         write(Path("docs") / "audit.md", text)
