@@ -23,7 +23,7 @@ from alignjax import (
     logspace,
 )
 from alignjax import problem as problems
-from alignjax.games import PreferenceGame, solvers
+from alignjax.games import PreferenceGame, regularised_solvers, solvers
 from alignjax.games.equilibrium import mixture_equilibrium
 from alignjax.objectives.nash_md import ema_of_parameters
 from alignjax.record import Source
@@ -73,6 +73,7 @@ def divergences_differentiate(first: Array, second: Array, reward: Array, number
     )
     ordered = ("jeffreys", "renyi", "alpha_divergence")
     slacks += [derivative(_pair_of(getattr(divergences, name)), first, second, number) for name in ordered]
+    slacks.append(derivative(_pair_of(lambda p, q: divergences.renyi(p, q, 1.0)), first, second))
     return both(*slacks)
 
 
@@ -118,6 +119,7 @@ def divergences_at_their_edges(first: Array, second: Array, reward: Array, numbe
     functions += [
         lambda p, q: divergences.f_divergence(p, q, lambda u: jnp.square(jnp.sqrt(u + 0.1) - 1), slope_at_infinity=1.0)
     ]
+    functions += [lambda p, q: divergences.f_divergence(p, q, lambda u: jnp.square(u - 1))]
     p, q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
     wider, narrow = jnp.append(q + jnp.log(0.5), jnp.log(0.5)), jnp.append(p, dead)
     for function in functions:
@@ -128,6 +130,8 @@ def divergences_at_their_edges(first: Array, second: Array, reward: Array, numbe
         # Mass of q where p has none: every gradient stays finite.
         if function not in (divergences.reverse_kl, divergences.jeffreys):
             slacks.append(equal(0.0 * jax.grad(function)(narrow, wider), 0.0))
+        # And mass of p where q has none, also where the divergence is infinite.
+        slacks.append(equal(0.0 * jnp.stack(jax.grad(function, argnums=(0, 1))(wider, narrow)), 0.0))
     slacks.append(equal(divergences.jeffreys(wider, narrow, 0.0), definitions.kl(narrow, wider)))
     slacks.append(equal(divergences.jeffreys(narrow, wider, 1.0), definitions.kl(narrow, wider)))
     slacks.append(equal(logspace.log_ratio(narrow, jnp.append(q, dead)), jnp.append(p - q, 0.0)))
@@ -140,6 +144,26 @@ def divergences_at_their_edges(first: Array, second: Array, reward: Array, numbe
     far = jax.nn.log_softmax(400 * jnp.arange(4.0))
     by_logs = jax.nn.logsumexp(3 * p - 2 * far) / 2
     return both(*slacks, equal(divergences.renyi(p, far, 3.0), by_logs))
+
+
+def f_divergence_is_its_sum(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """sum_y q f(p / q) in the order of its arguments, mass where q has none (or underflows) at the price of the slope
+    at infinity, which has a gradient too.
+    """
+    p, q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
+    convex = lambda u: jnp.square(jnp.sqrt(u + 0.1) - jnp.sqrt(1.1))  # f(u) / u -> 1
+    by_hand = jnp.sum(jnp.exp(q) * convex(jnp.exp(p - q)))
+    # Half of p lies where q has nothing.
+    wider = jnp.append(p + jnp.log(0.5), jnp.log(0.5))
+    inside = jnp.sum(jnp.exp(q) * convex(0.5 * jnp.exp(p - q)))
+    slacks = [equal(divergences.f_divergence(p, q, convex), by_hand)]
+    for nothing in (-jnp.inf, -1_000.0):
+
+        def priced(logp: Array, nothing: float = nothing) -> Array:
+            return divergences.f_divergence(logp, jnp.append(q, nothing), convex, slope_at_infinity=2.0)
+
+        slacks += [equal(priced(wider), inside + 1.0), equal(jax.grad(priced)(wider)[4], 1.0)]
+    return both(*slacks)
 
 
 def pieces_differentiate(first: Array, second: Array, reward: Array, number: Array) -> Array:
@@ -194,11 +218,11 @@ def games_differentiate(first: Array, second: Array, reward: Array, number: Arra
         in_game(games.duality_gap_by_value),
         in_game(games.original_gap),
         equal(game(second, lower, number).skew, lower - lower.T),
-        derivative(lambda t: solvers.nash_md_theorem_step(jnp.asarray(3.0), t), number),
-        in_game(lambda one, logp: solvers.nash_md(one, logp, 0.4 / one.tau, one.win_rate)),
-        in_game(lambda one, logp: solvers.nash_md(one, logp, 0.4 / one.tau, one.win_rate, mixture=0.3)),
-        in_game(lambda one, logp: solvers.self_play(one, logp, 0.4 / one.tau, one.win_rate)),
-        in_game(lambda one, logp: solvers.reference_response(one, logp, 0.4 / one.tau, one.win_rate)),
+        derivative(lambda t: regularised_solvers.nash_md_theorem_step(jnp.asarray(3.0), t), number),
+        in_game(lambda one, logp: solvers.step(one, "nash_md", logp, 0.4 / one.tau)),
+        in_game(lambda one, logp: solvers.step(one, "nash_md", logp, 0.4 / one.tau, mixture=0.3)),
+        in_game(lambda one, logp: solvers.step(one, "self_play", logp, 0.4 / one.tau)),
+        in_game(lambda one, logp: solvers.step(one, "reference_response", logp, 0.4 / one.tau)),
         in_game(lambda one, logp: games.payoff(one, logp, games.best_response(one, logp))),
         in_game(lambda one, logp: games.payoff(one, one.ref_logp, logp)),
         derivative(lambda b, m, t: games.nash(game(b, m, t)), second, lower, number),
@@ -206,6 +230,26 @@ def games_differentiate(first: Array, second: Array, reward: Array, number: Arra
             lambda b, m, t: mixture_equilibrium(half + m - m.T, jax.nn.log_softmax(b), t, 0.3), second, lower, number
         ),
     )
+
+
+def contrasts_at_infinity(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """Two scores at the same infinity have no margin and no gradient; one at an infinity decides."""
+    table = jnp.stack([jnp.stack([0.5 * number, number]), jnp.stack([1 - number, 0.5 * number])])
+    up, slacks = jnp.inf, []
+    nothing = jnp.log(2.0)  # the logistic loss of no margin
+    for score, loss, turned in (
+        ((up, up), nothing, nothing), ((-up, -up), nothing, nothing), ((up, first[0]), 0.0, up),
+        ((-up, first[0]), up, 0.0), ((first[0], up), up, 0.0), ((first[0], -up), 0.0, up), ((up, -up), 0.0, up),
+    ):  # fmt: skip
+        given = jnp.stack([jnp.asarray(x) for x in score])
+        contrast = lambda s: equations.pair(s, equations.logistic)
+        slacks += [equal(contrast(given), loss), equal(contrast(given[::-1]), turned)]
+        soft = nothing if loss is nothing else up
+        slacks.append(equal(equations.pair(given, equations.logistic, table), soft))
+        # A label that is certainly wrong pulls with slope 1 on either score; one that is right or undecided with none.
+        pull = 1.0 if loss is up else 0.0
+        slacks.append(equal(jax.grad(contrast)(given), jnp.array([-pull, pull])))
+    return both(*slacks)
 
 
 def tilt_differentiates(first: Array, second: Array, reward: Array, number: Array) -> Array:
@@ -284,6 +328,10 @@ def statistics_are_detached(first: Array, second: Array, reward: Array, number: 
         equal(equations.leave_one_out(reward[:1]), 0.0),
         equal(equations.group_std(reward[:1], ddof=1), 0.0),
         equal(equations.field(first, reward, jnp.zeros(4)), 0.0),
+        *(
+            equal(array * (1 - mask), 0.0)
+            for array in equations.kept(mask, 1.0 + jnp.square(first), jnp.square(reward))
+        ),
         equal(logspace.masked_mean(reward, jnp.zeros(4)), 0.0),
         equal(logspace.masked_sum(jnp.where(mask > 0, reward, jnp.nan), mask), reward @ mask),
         equal(logspace.masked_mean(jnp.where(mask > 0, reward, jnp.nan), mask), reward @ mask / 3),
@@ -299,7 +347,12 @@ def estimators_detach(first: Array, second: Array, reward: Array, number: Array)
     later = jnp.stack([h[n:].sum() for n in range(4)])
     plain = jnp.stack([(first - second)[n:].sum() for n in range(4)])
     to_go, myopic = kl_estimators.kl_tokens_to_go, kl_estimators.kl_tokens_myopic
+    # A token without mass under both laws has log-ratio 0, and the gradients of the others do not see it.
+    without = jnp.array([-jnp.inf, 0.0, 0.0, 0.0])
+    rest = jnp.append(0.0, (first - second)[1:])
     return both(
+        equal(jax.grad(myopic)(first + without, second + without), rest),
+        equal(jax.grad(to_go)(first + without, second + without), jnp.cumsum(rest[::-1])[::-1]),
         equal(to_go(*dirty, mask), jnp.sum(later * first * mask)),
         equal(to_go(first, second), jnp.sum(plain * first)),
         equal(myopic(*dirty, mask), jnp.sum(h * first)),
@@ -325,10 +378,14 @@ _EQUATIONS: tuple[Statement, ...] = (
     _property("grad-divergences", "divergences have the gradient of their value", divergences_differentiate,
               _laws_and_numbers),
     _property("edges-divergences", "divergences at zero mass", divergences_at_their_edges, _laws_and_numbers),
+    _property("f-divergence", "an f-divergence is its sum, off the support too", f_divergence_is_its_sum,
+              _laws_and_numbers),
     _property("grad-regularised", "the KL-regularised problem differentiates", regularised_problem_differentiates,
               _laws_and_numbers),
     _property("grad-f", "scores of f-DPO differentiate", f_regularised_differentiates, _laws_and_numbers),
     _property("grad-pieces", "pieces of losses differentiate", pieces_differentiate, _laws_and_numbers),
+    _property("infinite-scores", "a pair of scores of which one or both are infinite", contrasts_at_infinity,
+              _laws_and_numbers),
     _property("grad-games", "games differentiate", games_differentiate, _laws_and_numbers),
     _property("grad-tilt", "tilt differentiates", tilt_differentiates, _laws_and_numbers),
     _property("statistics", "statistics of a group are detached, and 0 where there is no group",

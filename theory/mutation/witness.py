@@ -38,6 +38,11 @@ def _zeros(key: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where((jax.random.uniform(coin) < 0.5) & (jax.random.uniform(which, x.shape) < 0.1), -jnp.inf, x)
 
 
+def _infinite(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Every tenth entry of every second array is -inf or inf."""
+    return jnp.where(jnp.isneginf(_zeros(key, x)) & (x > 0), jnp.inf, _zeros(key, x))
+
+
 def _mask(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """From empty to full."""
     share, which = jax.random.split(key)
@@ -122,7 +127,7 @@ def _arrays(module: str, function: Callable[..., Any]) -> dict[str, Draw]:
     table |= {name: draw for name, draw in scalars.items() if name not in own}
     if function.__name__ == "square":
         table["target"] = scalars["target"]
-    if function.__name__ == "_scaled":
+    if function.__name__ == "scaled":
         table["weight"] = lambda key: jnp.round(2 * jax.random.uniform(key, (5,)) - 1, 1)
     return table
 
