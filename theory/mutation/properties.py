@@ -135,6 +135,8 @@ def divergences_at_their_edges(first: Array, second: Array, reward: Array, numbe
     slacks.append(equal(divergences.jeffreys(wider, narrow, 0.0), definitions.kl(narrow, wider)))
     slacks.append(equal(divergences.jeffreys(narrow, wider, 1.0), definitions.kl(narrow, wider)))
     slacks.append(equal(logspace.log_ratio(narrow, jnp.append(q, dead)), jnp.append(p - q, 0.0)))
+    slacks.append(equal(logspace.log_ratio(narrow, wider)[4], -jnp.inf))
+    slacks.append(equal(logspace.log_ratio(wider, narrow)[4], jnp.inf))
     shared = jnp.exp(number * p + (1 - number) * q)
     for left, right, lost in ((narrow, wider, 0.5 ** (1 - number)), (wider, narrow, 0.5**number)):
         kept = shared if left is narrow else jnp.exp(number * q + (1 - number) * p)
@@ -143,7 +145,13 @@ def divergences_at_their_edges(first: Array, second: Array, reward: Array, numbe
         slacks.append(equal(0.0 * jax.grad(divergences.renyi)(left, right, number), 0.0))
     far = jax.nn.log_softmax(400 * jnp.arange(4.0))
     by_logs = jax.nn.logsumexp(3 * p - 2 * far) / 2
-    return both(*slacks, equal(divergences.renyi(p, far, 3.0), by_logs))
+    near_one = 1 + 1.5e-6  # not yet the limit
+    close = jax.nn.logsumexp(near_one * p + (1 - near_one) * q) / (near_one - 1)
+    return both(
+        *slacks,
+        equal(divergences.renyi(p, far, 3.0), by_logs),
+        equal(divergences.renyi(p, q, near_one), close, tolerance=1e-8),
+    )
 
 
 def f_divergence_is_its_sum(first: Array, second: Array, reward: Array, number: Array) -> Array:
@@ -260,6 +268,40 @@ def tilt_differentiates(first: Array, second: Array, reward: Array, number: Arra
     )
 
 
+def tilt_at_its_edges(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """A base of weight 0 and a score of scale 0 are ignored, infinities and their gradients included; a negative power
+    of no mass is no law; weights may vary over a batch.
+    """
+    hole = second.at[0].set(-jnp.inf)
+    forbidden = reward.at[0].set(-jnp.inf)
+
+    def of_weights(base: Array) -> Array:
+        turn = jnp.cos(jnp.arange(3.0))
+        return jax.grad(lambda w: logspace.tilt((first, base), w)[1:] @ turn)(jnp.array([1.0, 0.0]))
+
+    weights = jnp.stack([jnp.stack([number, 1 - number, 0.5 * number]), jnp.stack([1 - number, number, number])])
+    each = [logspace.tilt((first, second), weights[:, row]) for row in range(3)]
+    return both(
+        equal(logspace.tilt((first, hole), jnp.array([1.0, 0.0])), jax.nn.log_softmax(first)),
+        equal(of_weights(hole), of_weights(hole.at[0].set(0.0))),
+        equal(logspace.tilt((first,), jnp.ones(1), forbidden, 0.0), jax.nn.log_softmax(first)),
+        equal(logspace.tilt((first,), jnp.ones(1), forbidden, number)[0], -jnp.inf),
+        equal(jnp.isnan(logspace.tilt((first, hole), jnp.array([1.0, -1.0]))).astype(first.dtype), 1.0),
+        equal(logspace.tilt(jnp.stack([first, second]), weights), jnp.stack(each)),
+    )
+
+
+def narrow_laws_are_normalised(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """Log-probs of 16 bits are widened and normalised; wider ones are taken as they are."""
+    almost = jax.nn.log_softmax(first) + 0.01 * number
+    slacks = [equal(logspace.as_policy(almost.astype(wide)), almost.astype(wide)) for wide in ("float32", "float64")]
+    for narrow in ("bfloat16", "float16"):
+        given = almost.astype(narrow)
+        expected = jax.nn.log_softmax(given.astype("float32"))
+        slacks.append(equal(logspace.as_policy(given), expected, tolerance=1e-6))
+    return both(*slacks)
+
+
 def _with_zeros(key: Array) -> tuple[Problem, Array]:
     """(problem with laws of every kind, policy): some responses have no mass."""
     keys = jax.random.split(key, 5)
@@ -333,6 +375,7 @@ def statistics_are_detached(first: Array, second: Array, reward: Array, number: 
             for array in equations.kept(mask, 1.0 + jnp.square(first), jnp.square(reward))
         ),
         equal(logspace.masked_mean(reward, jnp.zeros(4)), 0.0),
+        equal(logspace.masked_mean(reward, one), reward[1]),
         equal(logspace.masked_sum(jnp.where(mask > 0, reward, jnp.nan), mask), reward @ mask),
         equal(logspace.masked_mean(jnp.where(mask > 0, reward, jnp.nan), mask), reward @ mask / 3),
         equal(logspace.masked_mean(reward, None), reward.sum() / 4),
@@ -388,6 +431,9 @@ _EQUATIONS: tuple[Statement, ...] = (
               _laws_and_numbers),
     _property("grad-games", "games differentiate", games_differentiate, _laws_and_numbers),
     _property("grad-tilt", "tilt differentiates", tilt_differentiates, _laws_and_numbers),
+    _property("edges-tilt", "tilt at weights and scales of 0, below 0, and over a batch", tilt_at_its_edges,
+              _laws_and_numbers),
+    _property("narrow", "laws of 16 bits are normalised again", narrow_laws_are_normalised, _laws_and_numbers),
     _property("statistics", "statistics of a group are detached, and 0 where there is no group",
               statistics_are_detached, _laws_and_numbers),
     _property("estimators", "detached factors of KL losses, token by token", estimators_detach, _laws_and_numbers),
