@@ -1,6 +1,8 @@
 """KL-regularised preference games: the game, its gap, its equilibrium, its solvers, and games to solve."""
 
 from alignjax.games import library as library
+from alignjax.games.equilibrium import Equilibria as Equilibria
+from alignjax.games.equilibrium import equilibria as equilibria
 from alignjax.games.equilibrium import nash as nash
 from alignjax.games.equilibrium import von_neumann_winner as von_neumann_winner
 from alignjax.games.game import PreferenceGame as PreferenceGame
@@ -14,12 +16,19 @@ from alignjax.games.random_games import annotator_mixture as annotator_mixture
 from alignjax.games.random_games import impartial_culture as impartial_culture
 from alignjax.games.random_games import preference_embedding as preference_embedding
 from alignjax.games.random_games import random_preference as random_preference
+from alignjax.games.social_choice import borda as borda
+from alignjax.games.social_choice import condorcet_winner as condorcet_winner
+from alignjax.games.social_choice import copeland as copeland
+from alignjax.games.social_choice import majority_cycle as majority_cycle
+from alignjax.games.social_choice import smith_set as smith_set
+from alignjax.games.social_choice import three_cycles as three_cycles
 from alignjax.games.solvers import SOLVERS as SOLVERS
 from alignjax.games.solvers import Solution as Solution
 from alignjax.games.solvers import solve as solve
 
 __all__ = [
-    "SOLVERS", "PreferenceGame", "Solution", "annotator_mixture", "best_response", "best_response_value", "duality_gap",
-    "duality_gap_by_value", "impartial_culture", "library", "nash", "original_gap", "payoff", "preference_embedding",
-    "random_preference", "solve", "von_neumann_winner",
+    "SOLVERS", "Equilibria", "PreferenceGame", "Solution", "annotator_mixture", "best_response",
+    "best_response_value", "borda", "condorcet_winner", "copeland", "duality_gap", "duality_gap_by_value",
+    "equilibria", "impartial_culture", "library", "majority_cycle", "nash", "original_gap", "payoff",
+    "preference_embedding", "random_preference", "smith_set", "solve", "three_cycles", "von_neumann_winner",
 ]  # fmt: skip
