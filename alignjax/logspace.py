@@ -46,7 +46,7 @@ def log_softmax(x: ArrayLike) -> Array:
     return jax.nn.log_softmax(as_float(x), axis=-1)
 
 
-def _scaled(weight: Array, x: Array) -> Array:
+def scaled(weight: Array, x: Array) -> Array:
     """weight * x where 0 * anything is 0 and -inf stays -inf, with finite gradients in both."""
     finite = jnp.isfinite(x)
     product = weight * jnp.where(finite, x, 0.0)
@@ -105,7 +105,7 @@ def tilt(
 
 @jax.jit
 def _tilt(bases: Array, columns: Array, score: Array, scale: Array) -> Array:
-    return log_softmax(_scaled(columns, bases).sum(0) + _scaled(scale, score))
+    return log_softmax(scaled(columns, bases).sum(0) + scaled(scale, score))
 
 
 def geometric_mixture(logp: Array, ref_logp: Array, mixture: ArrayLike) -> Float[Array, "*batch A"]:

@@ -61,6 +61,11 @@ def _open_unit(name: str, value: Any) -> None:
         raise ValueError(f"{name} must lie in (0, 1), got {float(value):g}")
 
 
+def _over_zero_unit(name: str, value: Any) -> None:
+    if checks.is_concrete(value) and not 0.0 < float(value) <= 1.0:
+        raise ValueError(f"{name} must lie in (0, 1], got {float(value):g}")
+
+
 def _not_negative(name: str, value: Any) -> None:
     checks.between(name, value, 0.0, float("inf"), open_high=True)
 
@@ -73,6 +78,10 @@ HYPERPARAMETERS: dict[str, tuple[Callable[[str, Any], None], str]] = {
     "clip_range": (_positive, "half-width of the clip of the probability ratio around 1, > 0"),
     "alpha": (_open_unit, "order of the alpha divergence, in (0, 1); 0 is reverse KL, 1 forward KL"),
     "std_epsilon": (_not_negative, "added to the group's standard deviation, >= 0"),
+    "step_size": (_positive, "the canonical step h of a game's iteration, > 0, whatever the paper's letter"),
+    "history_decay": (_over_zero_unit, "a past policy's weight relative to the next newer one's, in (0, 1]"),
+    "external_weight": (_unit, "share of the external opponents in the base, in [0, 1]; 0 is the reference alone"),
+    "exploration": (_not_negative, "weight of log pi of the reference's responses in the loss, >= 0"),
     "delta": (_positive, "margin of the calibration hinge in nats, > 0"),
 }
 """What a hyperparameter's name means, in every method that has it, and the check it must pass."""
@@ -262,17 +271,39 @@ def select(field: str, array: Array | None, keep: Array | None) -> Array | None:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Solver:
-    """An exact solver of a preference game: one step, what it converges to, and its source."""
+    """An exact solver of a preference game: one step, what it converges to, its step sizes, and its source."""
 
-    step: Callable[..., Array]
-    """step(game, logp, step_size, win_rate, **own hyperparameters) -> log-probs; `win_rate(logp)` asks the oracle."""
+    step: Callable[..., Any]
+    """step(game, state, step_size, win_rate, **own hyperparameters) -> state; `win_rate(logits)` asks the oracle. The
+    state is the policy's logits, or a tuple of arrays whose field `logp` is.
+    """
     target: str
-    """"regularised" (the Nash equilibrium at temperature tau) or "original" (tau = 0): which gap `solve` reports."""
+    """"regularised" (the Nash equilibrium at temperature tau), "original" (tau = 0), or "reference" (the best response
+    to the reference). `solve` reports the original game's gap for "original", else the regularised one's.
+    """
     converges_to: str
     source: Source
     name: str = ""
+    init: Callable[..., Any] | None = None
+    """init(game, logits) -> state, where the state is more than the policy."""
+    one_step: str = "one mirror step: one oracle call"
+    """What one step of `solve` is."""
+    oracle_calls: int | None = 1
+    """Win-rates asked for in one step; None where their number depends on the game."""
+    default_step: Callable[..., Array] | None = None
+    """default_step(t, game, num_steps) -> the canonical h where none is given."""
     theorem: Callable[..., Array] | None = None
-    """theorem(t, tau) -> the step size of the paper's theorem at step t = 0, 1, ..."""
+    """theorem(t, game, num_steps) -> the step size of the paper's theorem at t = 0, 1, ..."""
+    canonical: Callable[..., Array] | None = None
+    """canonical(eta, tau) -> h: the paper's own eta, by the name `eta` in `solve`."""
+    pulls: bool = True
+    """h tau is the weight of a reference or a magnet, so that it must not exceed 1."""
+    averages: bool = False
+    """The guarantee is for the average policy: `solve` returns it too."""
+    sampled: bool = True
+    """Works with sampled win-rates (a key)."""
+    many_players: bool = False
+    """Solves games of many players as well."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.step.__name__)

@@ -25,7 +25,8 @@ from alignjax.games import (
     solve,
     von_neumann_winner,
 )
-from alignjax.games.solvers import nash_md, nash_md_theorem_step
+from alignjax.games.regularised_solvers import nash_md_theorem_step
+from alignjax.games.solvers import step as solver_step
 from alignjax.problem import Problem
 from papers.record import Settings
 
@@ -143,7 +144,7 @@ def _theorem(game: PreferenceGame, equilibrium: Array, starts: Array, num_steps:
     tau = jnp.asarray(game.tau)[None]
 
     def step(logp: Array, t: Array) -> tuple[Array, Array]:
-        logp = nash_md(game, logp, nash_md_theorem_step(t, tau), game.win_rate)
+        logp = solver_step(game, "nash_md", logp, nash_md_theorem_step(t, tau))
         return logp, kl(equilibrium, logp[0])
 
     last, divergence = jax.lax.scan(step, starts, jnp.arange(num_steps, dtype=starts.dtype))
@@ -194,7 +195,7 @@ def bound_ratio(run: Runs, constant: float) -> np.ndarray:
 @jax.jit
 def _one_step(game: PreferenceGame, equilibrium: Array, logp: Array, fraction: Array) -> Array:
     step_size = fraction / game.tau
-    after = kl(equilibrium, nash_md(game, logp, step_size, game.win_rate))
+    after = kl(equilibrium, solver_step(game, "nash_md", logp, step_size))
     return (after - (1 - fraction) * kl(equilibrium, logp)) / step_size**2
 
 

@@ -12,6 +12,8 @@ from alignjax.games.game import duality_gap as duality_gap
 from alignjax.games.game import duality_gap_by_value as duality_gap_by_value
 from alignjax.games.game import original_gap as original_gap
 from alignjax.games.game import payoff as payoff
+from alignjax.games.multiplayer import MultiplayerGame as MultiplayerGame
+from alignjax.games.multiplayer import plackett_luce as plackett_luce
 from alignjax.games.random_games import annotator_mixture as annotator_mixture
 from alignjax.games.random_games import impartial_culture as impartial_culture
 from alignjax.games.random_games import preference_embedding as preference_embedding
@@ -25,10 +27,12 @@ from alignjax.games.social_choice import three_cycles as three_cycles
 from alignjax.games.solvers import SOLVERS as SOLVERS
 from alignjax.games.solvers import Solution as Solution
 from alignjax.games.solvers import solve as solve
+from alignjax.games.solvers import step as step
 
 __all__ = [
-    "SOLVERS", "Equilibria", "PreferenceGame", "Solution", "annotator_mixture", "best_response",
+    "SOLVERS", "Equilibria", "MultiplayerGame", "PreferenceGame", "Solution", "annotator_mixture", "best_response",
     "best_response_value", "borda", "condorcet_winner", "copeland", "duality_gap", "duality_gap_by_value",
     "equilibria", "impartial_culture", "library", "majority_cycle", "nash", "original_gap", "payoff",
-    "preference_embedding", "random_preference", "smith_set", "solve", "three_cycles", "von_neumann_winner",
+    "plackett_luce", "preference_embedding", "random_preference", "smith_set", "solve", "step", "three_cycles",
+    "von_neumann_winner",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ Source: Munos et al., 2023, arXiv:2312.00886, Eq. 2 and 3.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +70,12 @@ class PreferenceGame:
         return self.preference - 0.5
 
     def win_rate(self, opponent_logp: LogPolicy) -> Float[Array, "*batch A"]:
-        """P(y beats the opponent), for every response y."""
-        return jnp.einsum("...ij,...j->...i", self.preference, jnp.exp(opponent_logp))
+        """P(y beats the opponent), for every response y. The opponent may be given as logits."""
+        return jnp.einsum("...ij,...j->...i", self.preference, jax.nn.softmax(opponent_logp))
+
+    def others(self, logits: LogPolicy) -> LogPolicy:
+        """The geometric mean of a player's opponents: in a symmetric game of two, the policy itself."""
+        return logits
 
 
 def check_policy(game: PreferenceGame, name: str, logp: ArrayLike) -> Array:
@@ -89,6 +94,7 @@ def payoff(game: PreferenceGame, logp: ArrayLike, opponent_logp: ArrayLike) -> F
     return wins - game.tau * exact_kl(logp, game.ref_logp) + game.tau * exact_kl(opponent_logp, game.ref_logp)
 
 
+@functools.singledispatch
 def best_response(game: PreferenceGame, opponent_logp: ArrayLike) -> LogPolicy:
     r"""argmax_pi J(pi, nu): log BR(y) = log ref(y) + P(y > nu) / tau - log Z.
 
@@ -111,6 +117,7 @@ def best_response_value(game: PreferenceGame, opponent_logp: ArrayLike) -> Float
     return game.tau * (free_energy + exact_kl(opponent_logp, game.ref_logp))
 
 
+@functools.singledispatch
 def duality_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]:
     r"""max_a J(a, pi) - min_b J(pi, b) = 2 tau KL(pi || BR(pi)): 0 at the regularised equilibrium and only there.
 
@@ -135,6 +142,7 @@ def duality_gap_by_value(game: PreferenceGame, logp: ArrayLike) -> Float[Array, 
     return 2 * best_response_value(game, logp) - 1
 
 
+@functools.singledispatch
 def original_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]:
     r"""NashConv of the game without regularisation, 2 (max_y P(y > pi) - 1/2), over the responses the reference
     supports.

@@ -186,4 +186,4 @@ def test_every_solver_says_what_it_is():
     assert games.SOLVERS
     for row in games.SOLVERS:
         assert row.name and row.converges_to and row.says and row.source.year
-        assert row.target in ("regularised", "original")
+        assert row.target in ("regularised", "original", "reference")

@@ -91,8 +91,7 @@ class _Game:
         game = PreferenceGame(
             preference=jnp.asarray(self.preference), ref_logp=jnp.asarray(self.ref), tau=jnp.asarray(self.tau)
         )
-        step = solvers.solver(name).step
-        return np.asarray(step(game, jnp.asarray(self.logp), jnp.asarray(h), game.win_rate, **hyper))
+        return np.asarray(solvers.step(game, name, jnp.asarray(self.logp), h, **hyper))
 
 
 # --- beta and tau

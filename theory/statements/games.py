@@ -18,8 +18,8 @@ from alignjax.games import (
     von_neumann_winner,
 )
 from alignjax.games.equilibrium import _jacobian
-from alignjax.games.solvers import geometric_step
-from alignjax.logspace import log_ratio
+from alignjax.games.kernel import geometric_step
+from alignjax.logspace import log_ratio, log_softmax
 from alignjax.record import Source
 from theory import definitions, instances
 from theory.record import Statement
@@ -122,7 +122,7 @@ def hedge_improves(game: PreferenceGame, logp: Law, other: Law, *, factor: float
     Proof: log(pi' / pi) = P pi / eta - log Z; take the expectation under pi' and under pi, and subtract.
     """
     eta = jnp.asarray(game.tau)
-    after = geometric_step(logp, game.win_rate(logp), 1 / eta)
+    after = log_softmax(geometric_step(logp, game.win_rate(logp), 1 / eta))
     won = definitions.wins(game.preference, after, logp)
     return equal(won, 0.5 + factor * eta * (definitions.kl(after, logp) + sign * definitions.kl(logp, after)))
 

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from alignjax import Problem, geometric_mixture, kl, methods, population_grad, population_loss
 from alignjax.games import PreferenceGame, nash, solve
 from alignjax.games.equilibrium import mixture_equilibrium
-from alignjax.games.solvers import nash_md, nash_md_theorem_step, reference_response, self_play
+from alignjax.games.regularised_solvers import nash_md_theorem_step
+from alignjax.games.solvers import step as solver_step
 from alignjax.objectives.nash_md import ema_of_parameters
 from alignjax.record import Source
 from theory import definitions, instances
@@ -38,7 +39,7 @@ def one_step_inequality(
     Proof: for pi+ ~ pi- e^d, KL(p || pi+) <= KL(p || pi-) + <pi- - p, d> + range(d)^2 / 8 (Hoeffding); here d = h P
     pi^mu lies in [0, h], and the inner product and the mixture's own divergence are dealt with as in the paper.
     """
-    after = nash_md(game, logp, step, game.win_rate)
+    after = solver_step(game, "nash_md", logp, step)
     bound = (1 - contraction * step * game.tau) * definitions.kl(equilibrium, logp) + constant * step**2
     return at_most(definitions.kl(equilibrium, after), bound)
 
@@ -84,7 +85,7 @@ def constant_step_fixed_point(
     mixed = definitions.mixture(at, game.ref_logp, weight)
     response = definitions.best_response(game.preference, game.ref_logp, game.tau / (1 - factor * weight), mixed)
     return both(
-        equal(jnp.exp(nash_md(game, at, weight / game.tau, game.win_rate)), jnp.exp(at)),
+        equal(jnp.exp(solver_step(game, "nash_md", at, weight / game.tau)), jnp.exp(at)),
         equal(jnp.exp(mixed), jnp.exp(response)),
     )
 
@@ -111,10 +112,10 @@ def steps_by_hand(
         return jnp.exp(definitions.normalised(centre + sign * h * definitions.win_rate(game.preference, opponent)))
 
     return both(
-        equal(jnp.exp(nash_md(game, logp, h, game.win_rate)), by_hand(pick(stale, logp, centre))),
-        equal(jnp.exp(self_play(game, logp, h, game.win_rate)), by_hand(pick(stale, centre, logp))),
-        equal(jnp.exp(reference_response(game, logp, h, game.win_rate)), by_hand(pick(stale, centre, game.ref_logp))),
-        equal(jnp.exp(nash_md(game, logp, h, game.win_rate, mixture=0.125)), by_hand(eighth)),
+        equal(jnp.exp(solver_step(game, "nash_md", logp, h)), by_hand(pick(stale, logp, centre))),
+        equal(jnp.exp(solver_step(game, "self_play", logp, h)), by_hand(pick(stale, centre, logp))),
+        equal(jnp.exp(solver_step(game, "reference_response", logp, h)), by_hand(pick(stale, centre, game.ref_logp))),
+        equal(jnp.exp(solver_step(game, "nash_md", logp, h, mixture=0.125)), by_hand(eighth)),
     )
 
 
