@@ -37,40 +37,6 @@ def _jacobian(offset: Array, skew: Array, ref_logp: Array, tau: Array) -> Array:
     return jnp.eye(policy.size, dtype=policy.dtype) - skew @ covariance / tau
 
 
-def damped_newton(
-    residual: Callable[[Array, Array], Array],
-    jacobian: Callable[[Array, Array], Array],
-    start: Array,
-    tau: Array,
-) -> Array:
-    """The root x of residual(x, tau) `[A]` by damped Newton steps while the temperature cools from `_START` to tau."""
-    lengths = 0.5 ** jnp.arange(8, dtype=start.dtype)
-
-    def size(x: Array, warm: Array) -> Array:
-        return jnp.abs(residual(x, warm)).max()
-
-    def go_on(state: tuple[Any, ...]) -> Array:
-        _, warm, _, improved, count = state
-        return ((warm > tau) | improved) & (count < _MAX_STEPS)
-
-    def newton(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, warm, before, _, count = state
-        direction = jnp.linalg.solve(jacobian(x, warm), -residual(x, warm))
-        trials = x + lengths[:, None] * direction
-        sizes = jax.vmap(size, (0, None))(trials, warm)
-        best = jnp.argmin(sizes)
-        improved = sizes[best] < before
-        x = jnp.where(improved, trials[best], x)
-        after = jnp.where(improved, sizes[best], before)
-        cool = (warm > tau) & ((after < 1e-2) | ~improved)
-        warm = jnp.where(cool, jnp.maximum(tau, warm * _COOLING), warm)
-        return x, warm, jnp.where(cool, size(x, warm), after), improved | cool, count + 1
-
-    warm = jnp.maximum(tau, jnp.asarray(_START, tau.dtype))
-    state = (start, warm, size(start, warm), jnp.asarray(True), jnp.asarray(0))
-    return jax.lax.while_loop(go_on, newton, state)[0]
-
-
 class _Path(NamedTuple):
     """Where the continuation stands: at temperature `warm`, whose predecessor `held_warm` was solved by `held`."""
 
@@ -85,22 +51,25 @@ class _Path(NamedTuple):
     done: Array
 
 
-@jax.custom_jvp
-def _offset(skew: Array, ref_logp: Array, tau: Array) -> Array:
-    """The root of F for one game, by damped Newton while the temperature cools from `_START` to tau.
+def damped_newton(
+    residual: Callable[[Array, Array], Array],
+    jacobian: Callable[[Array, Array], Array],
+    start: Array,
+    tau: Array,
+) -> Array:
+    """The root x of residual(x, tau) `[A]` by damped Newton steps while the temperature cools from `_START` to tau.
 
     A temperature that takes one step or two makes the next cooling faster, and one that does not come near takes the
     path back to the last that did, with a slower one.
     """
-    lengths = 0.5 ** jnp.arange(8, dtype=skew.dtype)
+    lengths = 0.5 ** jnp.arange(8, dtype=start.dtype)
 
     def size(x: Array, warm: Array) -> Array:
-        return jnp.abs(_residual(x, skew, ref_logp, warm)).max()
+        return jnp.abs(residual(x, warm)).max()
 
     def newton(path: _Path) -> _Path:
         x, warm, steps = path.x, path.warm, path.steps + 1
-        jacobian = _jacobian(x, skew, ref_logp, warm)
-        direction = jnp.linalg.solve(jacobian, -_residual(x, skew, ref_logp, warm))
+        direction = jnp.linalg.solve(jacobian(x, warm), -residual(x, warm))
         trials = x + lengths[:, None] * direction
         sizes = jax.vmap(size, (0, None))(trials, warm)
         best = jnp.argmin(sizes)
@@ -123,10 +92,21 @@ def _offset(skew: Array, ref_logp: Array, tau: Array) -> Array:
         )  # fmt: skip
 
     warm = jnp.maximum(tau, jnp.asarray(_START, tau.dtype))
-    start, none = jnp.zeros_like(ref_logp), jnp.asarray(0)
+    none = jnp.asarray(0)
     rate = jnp.asarray(_SLOWEST, tau.dtype)
     path = _Path(start, warm, size(start, warm), start, warm, rate, none, none, jnp.asarray(False))
     return jax.lax.while_loop(lambda path: ~path.done & (path.count < _MAX_STEPS), newton, path).x
+
+
+@jax.custom_jvp
+def _offset(skew: Array, ref_logp: Array, tau: Array) -> Array:
+    """The root of F for one game."""
+    return damped_newton(
+        lambda x, warm: _residual(x, skew, ref_logp, warm),
+        lambda x, warm: _jacobian(x, skew, ref_logp, warm),
+        jnp.zeros_like(ref_logp),
+        tau,
+    )
 
 
 @_offset.defjvp
