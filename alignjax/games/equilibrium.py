@@ -4,7 +4,7 @@ original one.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ class _Path(NamedTuple):
     held_warm: Array
     rate: Array  # what the next cooling multiplies the temperature by
     steps: Array  # at this temperature
-    count: Array  # of all steps
+    taken: Array  # of all steps
     done: Array
 
 
@@ -88,14 +88,14 @@ def damped_newton(
         warm = jnp.where(moved, jnp.maximum(tau, held_warm * rate), warm)
         return _Path(
             x, warm, jnp.where(moved, size(x, warm), after), held, held_warm, rate,
-            steps=jnp.where(moved, 0, steps), count=path.count + 1, done=~moved & ~improved,
+            steps=jnp.where(moved, 0, steps), taken=path.taken + 1, done=~moved & ~improved,
         )  # fmt: skip
 
     warm = jnp.maximum(tau, jnp.asarray(_START, tau.dtype))
     none = jnp.asarray(0)
     rate = jnp.asarray(_SLOWEST, tau.dtype)
     path = _Path(start, warm, size(start, warm), start, warm, rate, none, none, jnp.asarray(False))
-    return jax.lax.while_loop(lambda path: ~path.done & (path.count < _MAX_STEPS), newton, path).x
+    return jax.lax.while_loop(lambda path: ~path.done & (path.taken < _MAX_STEPS), newton, path).x
 
 
 @jax.custom_jvp
