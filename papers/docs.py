@@ -181,14 +181,23 @@ def methods(records: Mapping[str, Method]) -> str:
     )
 
 
+def _symbol(solver: Solver) -> str:
+    """The paper's own step size: the first line of the conversion's docstring."""
+    return f"eta: {first_line(solver.canonical)}" if solver.canonical else "h itself"
+
+
 def _solver(solver: Solver) -> str:
     """The section of one solver."""
     facts = [
         ("Source", cited(solver.source)),
         ("Game", f"{solver.target}: which gap `solve` reports"),
         ("Converges to", prose(solver.converges_to)),
-        ("Hyperparameters", codes(f"{name}={default(value)}" for name, value in solver.defaults.items())),
-        ("Step of a theorem", first_line(solver.theorem) if solver.theorem else "–"),
+        ("One step", prose(solver.one_step)),
+        ("Default step", first_line(solver.default_step)),
+        ('`step_size="theorem"`', first_line(solver.theorem) if solver.theorem else "–"),
+        ("The paper's symbol", prose(_symbol(solver))),
+        ("Hyperparameters", codes(f"{name}={default(value)}" for name, value in solver.defaults.items()) or "–"),
+        ("Players", "two and more" if solver.many_players else "two"),
     ]
     return "\n\n".join([f"## {solver.name}", prose(solver.says), table(("", ""), facts), docstring(solver.step)])
 
@@ -196,14 +205,20 @@ def _solver(solver: Solver) -> str:
 def solvers(records: Sequence[Solver]) -> str:
     """solvers.md."""
     rows = [
-        (f"[{row.name}](#{row.name})", prose(row.says), row.target, prose(row.converges_to), cited(row.source))
+        (
+            f"[{row.name}](#{row.name})", row.target, "own number" if row.oracle_calls is None else row.oracle_calls,
+            first_line(row.default_step), first_line(row.theorem) if row.theorem else "–", prose(_symbol(row)),
+            prose(row.converges_to), cited(row.source),
+        )
         for row in records
-    ]
+    ]  # fmt: skip
+    heads = ("solver", "game", "oracle calls a step", "default step", '"theorem"', "the paper's symbol", "converges to")
     return document(
         "Solvers",
-        f"The {len(records)} rows of `alignjax.games.SOLVERS`; "
-        "`alignjax.games.solve(game, name, num_steps=..., step_size=...)` runs one.",
-        table(("solver", "what it does", "game", "converges to", "source"), rows),
+        f"The {len(records)} rows of `alignjax.games.SOLVERS`; `alignjax.games.solve(game, name, num_steps=...)` runs "
+        "one. The step size is everywhere the canonical h of log pi' = (1 - h tau) log pi + h tau log ref + h q + const; "
+        "`eta=...` takes the paper's own symbol instead.",
+        table((*heads, "source"), rows),
         *(_solver(row) for row in records),
     )
 

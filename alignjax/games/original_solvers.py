@@ -141,8 +141,9 @@ def mpo(
 
 
 def hedge_step(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h = sqrt(8 D / T), D = max_y log 1 / ref(y) (log A for a uniform reference): from the reference, the average of
-    T policies has a gap of at most sqrt(2 D / T).
+    r"""h = sqrt(8 D / T), D = max_y log 1 / ref(y), which is log A for a uniform reference.
+
+    From the reference, the average of T policies then has a gap of at most sqrt(2 D / T).
     """
     divergence = jnp.maximum(jnp.where(jnp.isneginf(game.ref_logp), 0.0, -game.ref_logp).max(-1), 1e-3)
     return jnp.zeros_like(t) + jnp.sqrt(8 * divergence / max(num_steps, 1)) + 0 * game.tau

@@ -130,8 +130,9 @@ def mirror_descent_step(t: Array, game: Any, num_steps: int) -> Array:
 
 
 def lagging_step(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h / (1 - h tau) = 4 tau / 19: mirror descent's step over the lag (1 + ema) / (1 - ema) at ema = 0.9, since an
-    opponent that lags turns rotation into growth as long steps do.
+    r"""h / (1 - h tau) = 4 tau / 19, mirror descent's step over the lag (1 + ema) / (1 - ema) at ema = 0.9.
+
+    An opponent that lags turns rotation into growth, as long steps do.
     """
     implicit = 4 * game.tau / 19
     return jnp.zeros_like(t) + implicit / (1 + implicit * game.tau)
