@@ -4,13 +4,15 @@ A method is a choice in a few slots (score, contrast, link, statistic, ...); her
 and a method's file composes them. Leading axes are batch; the response axis K is last; scores and margins are nats.
 """
 
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignjax.logspace import ArrayLike, Scalar, as_float, masked_mean
+from alignjax.logspace import ArrayLike, Scalar, as_float, log_ratio, masked_mean, scaled
 
 sg = jax.lax.stop_gradient
 Link = Callable[[Array], Array]
@@ -31,6 +33,42 @@ def hinge(margin: Array, *, at: Scalar = 1.0) -> Array:
 def square(margin: Array, *, target: Scalar) -> Array:
     r"""(m - target)^2."""
     return jnp.square(margin - target)
+
+
+def bernoulli_cross_entropy(margin: Array, *, target: ArrayLike) -> Array:
+    r"""-sigmoid(t) log sigmoid(m) - sigmoid(-t) log sigmoid(-m), t the target margin; t = inf is `logistic`."""
+    target = as_float(target)
+    return jax.nn.sigmoid(target) * logistic(margin) + jax.nn.sigmoid(-target) * logistic(-margin)
+
+
+def bernoulli_kl(margin: Array, *, target: ArrayLike) -> Array:
+    r"""KL(Ber(sigmoid(t)) || Ber(sigmoid(m))), t the target margin: the cross-entropy minus its minimum over m."""
+    p, q = jax.nn.sigmoid(as_float(target)), jax.nn.sigmoid(-as_float(target))
+    return (
+        bernoulli_cross_entropy(margin, target=target) + jax.scipy.special.xlogy(p, p) + jax.scipy.special.xlogy(q, q)
+    )
+
+
+# --- scores
+
+
+def base_score(
+    logp: ArrayLike, bases: Sequence[ArrayLike] | Array, weights: Sequence[Scalar] | Array
+) -> Float[Array, "*batch K"]:
+    r"""x = log pi - sum_j w_j log b_j, nats: the log-ratio to a weighted product of J bases.
+
+    `logp` `[..., K]`; `bases` J arrays `[..., K]` or one `[J, ..., K]`; J `weights`, which need not sum to 1.
+    """
+    if len(bases) != len(weights):
+        raise ValueError(f"every base needs one weight: there are {len(bases)} bases and {len(weights)} weights")
+    terms = (scaled(as_float(w), as_float(b)) for w, b in zip(weights, bases, strict=True))
+    return log_ratio(logp, functools.reduce(operator.add, terms, jnp.zeros_like(as_float(logp))))
+
+
+def detached_margin(feedback: Array) -> Float[Array, "*batch"]:
+    r"""sg[q_0 - q_1]: the difference of two responses' feedback as a target. `[..., 2]` -> `[...]`."""
+    feedback = sg(as_float(feedback))
+    return feedback[..., 0] - feedback[..., 1]
 
 
 def kept(response_mask: ArrayLike | None, *arrays: Array) -> tuple[Array, ...]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from alignjax import laws
 from alignjax.problem import Problem
 from alignjax.record import Method
 
@@ -16,6 +17,24 @@ sg = jax.lax.stop_gradient
 def win_rate(problem: Problem, opponent_logp: Array) -> Array:
     r"""P(y beats nu) = sum_y' P(y, y') nu(y'), exactly."""
     return jnp.einsum("...ij,...j->...i", problem.preferences(), jnp.exp(opponent_logp))
+
+
+def opponents(problem: Problem, logp: Array) -> Array | None:
+    r"""`problem.opponent_logp` over every prompt, `[J, *batch, A]`, or None."""
+    if problem.opponent_logp is None:
+        return None
+    # J comes first: without all batch axes behind it, it would be taken for one of them.
+    batch = problem.batch_shape(logp=logp.shape[:-1])
+    given = problem.opponent_logp
+    missing = len(batch) - (given.ndim - 2)
+    given = given.reshape((given.shape[0], *(1,) * missing, *given.shape[1:]))
+    return jnp.broadcast_to(given, (given.shape[0], *batch, given.shape[-1]))
+
+
+def history(problem: Problem, logp: Array) -> Array:
+    r"""The J opponents or past policies `[J, *batch, A]`, or the previous iterate alone where the problem has none."""
+    found = opponents(problem, logp)
+    return laws.previous(problem, logp)[None] if found is None else found
 
 
 def _behaviour(method: Method, problem: Problem, logp: Array, hyper: Mapping[str, Any]) -> Array:
@@ -35,8 +54,8 @@ def _opponent_win_rate(method: Method, problem: Problem, logp: Array, hyper: Map
 _COMMON: dict[str, Callable[[Method, Problem, Array, Mapping[str, Any]], Array | None]] = {
     "ref_logp": lambda method, problem, logp, hyper: problem.ref_logp,
     "behaviour_logp": _behaviour,
-    "anchor_logp": lambda method, problem, logp, hyper: problem.anchor_logp,
-    "opponent_logp": lambda method, problem, logp, hyper: problem.opponent_logp,
+    "anchor_logp": lambda method, problem, logp, hyper: laws.previous(problem, logp),
+    "opponent_logp": lambda method, problem, logp, hyper: opponents(problem, logp),
     "reward": lambda method, problem, logp, hyper: problem.rewards_or_raise(method.name),
     "rewards": lambda method, problem, logp, hyper: problem.rewards,
     "preference": lambda method, problem, logp, hyper: problem.preferences(),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignjax import checks
+from alignjax.extragradient import against_anchor, evaluation_params, extragradient
 from alignjax.logspace import ArrayLike, as_float, log_softmax
 from alignjax.monte_carlo import mean_loss
 from alignjax.population import (
@@ -27,6 +28,8 @@ from alignjax.record import Method
 
 if TYPE_CHECKING:
     import optax
+
+_BATCHES = ("one_batch", "two_batches")
 
 Policy = Callable[[Any], "Array | Mapping[str, Array]"]
 """parameters -> log-probs `[..., A]`, or {"logp": ..., "token_logp": [..., A, T]} for methods that read tokens."""
@@ -64,6 +67,7 @@ def _fields(policy: Policy, params: Any) -> Mapping[str, Array]:
         "batch_size",
         "hard_labels",
         "learning_rate_of",
+        "batches",
     ),
 )
 def _run(
@@ -84,37 +88,52 @@ def _run(
     batch_size: int,
     hard_labels: bool,
     learning_rate_of: Callable[[Array], Array] | None,
+    batches: str | None,
 ) -> Fit:
     if policy is None:
         assert alive is not None
         # A free logit for every response that is alive. Those of the dead are kept at 0: an optimiser that decays
         # weights would turn -inf into NaN.
         policy = lambda logits: log_softmax(jnp.where(alive, logits, -jnp.inf))
-    static = {"method": method, "k": k, "fixed": fixed}
+    static = {"k": k, "fixed": fixed}
     carries = method.anchor_update is not None
 
-    def losses(params: Any, problem: Problem, key: Array | None) -> tuple[Array, Array]:
+    def losses(params: Any, problem: Problem, key: Array | None, method: Method) -> tuple[Array, Array]:
         fields = _fields(policy, params)
         if key is None:
-            each = expected_loss(problem, fields, numbers, **static)
+            each = expected_loss(problem, fields, numbers, method=method, **static)
         else:
-            each = mean_loss(problem, fields, key, numbers, **static, num_samples=batch_size, hard_labels=hard_labels)
+            sampled = {**static, "num_samples": batch_size, "hard_labels": hard_labels}
+            each = mean_loss(problem, fields, key, numbers, method=method, **sampled)
         # The sum, so that every prompt of a batch of tables descends its own gradient at the given rate.
         return each.sum(), each
+
+    def logp_of(params: Any) -> Array:
+        return jax.lax.stop_gradient(_fields(policy, params)["logp"])
+
+    slope = jax.grad(losses, has_aux=True)
 
     def step(carry: tuple[Any, Any, Any], step_and_key: tuple[Array, Array | None]) -> tuple[Any, Array]:
         params, anchor, state = carry
         count, step_key = step_and_key
-        here = problem
-        if carries:
-            here = dataclasses.replace(problem, anchor_logp=jax.lax.stop_gradient(_fields(policy, anchor)["logp"]))
-        gradient, each = jax.grad(losses, has_aux=True)(params, here, step_key)
+        here = dataclasses.replace(problem, anchor_logp=logp_of(anchor)) if carries else problem
+        if batches is not None:
+            assert optimizer is not None
+            keys = (step_key, step_key)
+            if step_key is not None and batches == "two_batches":
+                keys = tuple(jax.random.split(step_key))
+            gradient, each = slope(params, here, keys[0], method)
+            updates, state = optimizer.update(gradient, state, params)
+            half = optax.apply_updates(params, updates)
+            there = dataclasses.replace(problem, anchor_logp=logp_of(half))
+            gradient, _ = slope(evaluation_params(state, half), there, keys[1], against_anchor(method))
+            updates, state = optimizer.update(gradient, state, half)
+            return (optax.apply_updates(half, updates), anchor, state), each
+        gradient, each = slope(params, here, step_key, method)
         if optimizer is None:
             rate = learning_rate if learning_rate_of is None else learning_rate_of(count)
             params = jax.tree.map(lambda x, g: (x - rate * g).astype(x.dtype), params, gradient)
         else:
-            import optax  # a fifth of jax's import time again: only where an optimiser is used
-
             updates, state = optimizer.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
         if carries:
@@ -123,6 +142,11 @@ def _run(
             anchor = update(anchor, params, **method.own(update, {**numbers, **dict(fixed)}))
         return (params, anchor, state), each
 
+    if optimizer is not None or batches is not None:
+        import optax  # a fifth of jax's import time again: only where an optimiser is used
+    if batches is not None:
+        plain = learning_rate if learning_rate_of is None else learning_rate_of
+        optimizer = extragradient(optax.sgd(plain) if optimizer is None else optimizer)
     state = None if optimizer is None else optimizer.init(params)
     keys = None if key is None else jax.random.split(key, num_steps)
     (params, anchor, _), trace = jax.lax.scan(step, (params, anchor, state), (jnp.arange(num_steps), keys))
@@ -146,6 +170,16 @@ def _check_parametrisation(method: Method, problem: Problem, policy: Policy, par
         raise ValueError("anchor_logp of the problem has no parameters: with a policy, the anchor starts at them")
 
 
+def _batches(method: Method, asked: bool | str) -> str | None:
+    """How the two gradients of an extragradient step are drawn, or None for plain steps."""
+    if asked is False:
+        return None
+    if not isinstance(asked, bool) and asked not in _BATCHES:
+        raise ValueError(f"extragradient must be True, False, 'one_batch' or 'two_batches', got {asked!r}")
+    against_anchor(method)  # or the error that says why there is none
+    return _BATCHES[0] if asked is True else asked
+
+
 def fit(
     name: str | Method,
     problem: Problem,
@@ -159,6 +193,7 @@ def fit(
     hard_labels: bool = False,
     policy: Policy | None = None,
     init_params: Any = None,
+    extragradient: bool | str = False,
     **hyperparameters: Any,
 ) -> Fit:
     r"""Minimise a method on a problem by gradient steps on the logits; exact without a `key`, sampled with one.
@@ -175,6 +210,9 @@ def fit(
       hard_labels: when sampling, draw comparisons as 0 or 1.
       policy, init_params: another parametrisation, params -> log-probs `[..., A]` (or a mapping with `token_logp`): a
         token tree, shared features, a network.
+      extragradient: each step takes two gradients at the same parameters, the second one against the opponent as it is
+        after a half step (Zhou et al., 2025, arXiv:2503.08942); for methods whose opponent is the policy, such as
+        `egpo`. Sampled, True or "one_batch" draws both gradients from one key, "two_batches" from two.
       hyperparameters: those of the method, and `group_size`.
 
     Returns: `Fit` with `.logp` `[..., A]` and `.trace` `[num_steps, ...]`. `vmap` over seeds, beta or learning rates
@@ -203,6 +241,7 @@ def fit(
         optimizer = optimizer(learning_rate)
     if (policy is None) != (init_params is None):
         raise TypeError("policy and init_params go together: a function of parameters, and where they start")
+    batches = _batches(method, extragradient)
     if policy is None:
         start = problem.ref_logp if init_logp is None else check_policy(method, problem, init_logp, "init_logp")
         check_drawn(method, problem, start, {**numbers, **dict(fixed)}, k)
@@ -224,4 +263,5 @@ def fit(
         constant, numbers,
         method=method, k=k, fixed=fixed, num_steps=num_steps, optimizer=optimizer, policy=policy,
         batch_size=batch_size, hard_labels=bool(hard_labels), learning_rate_of=schedule,
+        batches=batches,
     )  # fmt: skip

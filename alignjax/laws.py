@@ -47,6 +47,47 @@ def anchor(problem: Problem, logp: LogPolicy) -> LogPolicy:
     return sg(logp if problem.anchor_logp is None else problem.anchor_logp)
 
 
+def previous(problem: Problem, logp: LogPolicy) -> LogPolicy:
+    """The previous iterate: `problem.anchor_logp`, or the reference, where a run of iterations starts."""
+    return sg(problem.ref_logp if problem.anchor_logp is None else problem.anchor_logp)
+
+
+def proposal(problem: Problem, logp: LogPolicy) -> LogPolicy | tuple[LogPolicy, ...]:
+    """The law of an iterative method's pairs: `problem.sampler_logp`, or the previous iterate."""
+    return previous(problem, logp) if problem.sampler_logp is None else data(problem, logp)
+
+
+def history_proposal(problem: Problem, logp: LogPolicy) -> LogPolicy | tuple[LogPolicy, ...]:
+    """`problem.sampler_logp`, or the anchor, or the newest of `problem.opponent_logp`, or the reference."""
+    if problem.sampler_logp is None and problem.anchor_logp is None and problem.opponent_logp is not None:
+        return sg(problem.opponent_logp[0])
+    return proposal(problem, logp)
+
+
+def average_opponent(problem: Problem, logp: LogPolicy) -> LogPolicy:
+    r"""One of the J opponents at random, (1 / J) sum_j pi_j; the previous iterate where there are none."""
+    if problem.opponent_logp is None:
+        return previous(problem, logp)
+    # The mean over J as a logsumexp: a response that no opponent plays keeps zero mass.
+    return sg(jax.nn.logsumexp(problem.opponent_logp, 0) - jnp.log(float(problem.opponent_logp.shape[0])))
+
+
+def data_and_previous(problem: Problem, logp: LogPolicy) -> tuple[LogPolicy, LogPolicy]:
+    """Response 0 from the data's law, response 1 from the previous iterate."""
+    law = data(problem, logp)
+    if isinstance(law, tuple):
+        raise ValueError(
+            f"the data have one law here, and response 1 comes from the previous iterate; sampler_logp was a tuple of "
+            f"{len(law)}"
+        )
+    return law, previous(problem, logp)
+
+
+def policy_and_reference(problem: Problem, logp: LogPolicy) -> tuple[LogPolicy, LogPolicy]:
+    """Response 0 from the policy, response 1 from the reference."""
+    return policy(problem, logp), reference(problem, logp)
+
+
 def uniform(problem: Problem, logp: LogPolicy) -> LogPolicy:
     """Uniform over the responses the reference supports."""
     support = ~jnp.isneginf(problem.ref_logp)

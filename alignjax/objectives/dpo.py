@@ -5,9 +5,9 @@ from jaxtyping import Array, Float
 
 from alignjax import laws
 from alignjax.equations import logistic, pair
-from alignjax.kl_regularised import gibbs
 from alignjax.logspace import Scalar, log_ratio
-from alignjax.problem import Problem, bradley_terry_reward
+from alignjax.pair_optima import logistic_optimum
+from alignjax.problem import Problem
 from alignjax.record import Method, Source
 
 Pair = Float[Array, "*batch 2"]
@@ -71,20 +71,11 @@ def robust_dpo(
     )
 
 
-def _optimum(problem: Problem, needed_by: str, beta: Scalar, preference: Array | None) -> Array:
-    """Gibbs at the Bradley-Terry reward of a preference matrix (of the problem's own reward if None)."""
-    if preference is None and problem.preference is None:
-        return gibbs(problem.ref_logp, problem.rewards_or_raise(needed_by), beta)
-    support = ~jnp.isneginf(problem.ref_logp)
-    table = problem.preferences() if preference is None else preference
-    return gibbs(problem.ref_logp, bradley_terry_reward(table, needed_by, support), beta)
-
-
 def dpo_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:
     r"""Gibbs(r, beta) with r the Bradley-Terry reward, for every pair law of full support. Source: arXiv:2305.18290,
     Eq. 4.
     """
-    return _optimum(problem, "dpo", beta, None)
+    return logistic_optimum(problem, problem.ref_logp, "dpo", beta)
 
 
 def cdpo_optimum(problem: Problem, *, beta: Scalar, label_smoothing: Scalar) -> Float[Array, "*batch A"]:
@@ -92,7 +83,8 @@ def cdpo_optimum(problem: Problem, *, beta: Scalar, label_smoothing: Scalar) -> 
     responses: always).
     """
     p = problem.preferences()
-    return _optimum(problem, "cdpo (smoothed preferences)", beta, (1 - label_smoothing) * p + label_smoothing * (1 - p))
+    smoothed = (1 - label_smoothing) * p + label_smoothing * (1 - p)
+    return logistic_optimum(problem, problem.ref_logp, "cdpo (smoothed preferences)", beta, smoothed)
 
 
 def robust_dpo_optimum(problem: Problem, *, beta: Scalar, label_smoothing: Scalar) -> Float[Array, "*batch A"]:
@@ -100,7 +92,15 @@ def robust_dpo_optimum(problem: Problem, *, beta: Scalar, label_smoothing: Scala
     (0, 1).
     """
     clean = (problem.preferences() - label_smoothing) / (1 - 2 * label_smoothing)
-    return _optimum(problem, "robust_dpo (de-noised preferences)", beta, jnp.clip(clean, 0.0, 1.0))
+    clean = jnp.clip(clean, 0.0, 1.0)
+    return logistic_optimum(problem, problem.ref_logp, "robust_dpo (de-noised preferences)", beta, clean)
+
+
+def online_dpo_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:
+    r"""Gibbs(r, beta) with r the Bradley-Terry reward: there the gradient is zero for every law of the pairs, the
+    policy's too.
+    """
+    return logistic_optimum(problem, problem.ref_logp, "online_dpo", beta)
 
 
 METHODS = (
@@ -127,5 +127,15 @@ METHODS = (
         minimiser=robust_dpo_optimum,
         invariant_to=("reward_shift", "log_ratio_shift", "relabelling"),
         source=Source("Chowdhury et al.", 2024, "2403.00409", "Eq. 13"),
+    ),
+    Method(
+        name="online_dpo",
+        summary="DPO on pairs drawn from the policy itself: under Bradley-Terry its stationary point is RLHF's policy.",
+        loss=dpo,
+        sampler=laws.policy,
+        num_responses=2,
+        minimiser=online_dpo_optimum,
+        invariant_to=("reward_shift", "log_ratio_shift", "relabelling"),
+        source=Source("Guo et al.", 2024, "2402.04792", "Sec. 3"),
     ),
 )

@@ -2,15 +2,13 @@ r"""IPO and its online members: squared distance of the log-ratio margin from a 
 
 import functools
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignjax import laws
 from alignjax.equations import pair, square
-from alignjax.feedback import win_rate
 from alignjax.games.equilibrium import mixture_equilibrium
-from alignjax.kl_regularised import gibbs
-from alignjax.logspace import Scalar, as_float, log_ratio, log_softmax
+from alignjax.logspace import Scalar, as_float, log_ratio
+from alignjax.pair_optima import squared_optimum
 from alignjax.problem import Problem
 from alignjax.record import Method, Source
 
@@ -37,22 +35,10 @@ def ipo(
 def ipo_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:
     r"""ref(y) exp(P(y > nu) / beta) / Z where nu draws both responses; a linear system where two laws draw them.
 
-    With one law this is Azar et al., 2023, arXiv:2310.12036, Eq. 7 and Theorem 1, for any preferences. With laws
-    nu_0, nu_1 the loss is weighted least squares on the graph of pairs, w_ij = nu_0(i) nu_1(j) + nu_1(i) nu_0(j): its
-    normal equations sum_j w_ij (h_i - h_j - (2 P_ij - 1) / (2 beta)) = 0 are solved.
+    With one law this is Azar et al., 2023, arXiv:2310.12036, Eq. 7 and Theorem 1, for any preferences.
     """
     law = laws.data(problem, problem.ref_logp)
-    if not isinstance(law, tuple):
-        return gibbs(problem.ref_logp, win_rate(problem, law), beta)
-    if len(law) != 2:
-        raise ValueError(f"sampler_logp has {len(law)} laws, one per slot, but ipo draws K = 2 responses")
-    first, second = (jnp.exp(one) for one in law)
-    weight = first[..., :, None] * second[..., None, :]
-    weight = weight + jnp.swapaxes(weight, -1, -2)
-    target = (problem.preferences() - 0.5) / as_float(beta)[..., None, None]
-    right = (weight * target).sum(-1)
-    laplacian = jnp.eye(weight.shape[-1]) * weight.sum(-1)[..., None, :] - weight
-    return log_softmax(problem.ref_logp + (jnp.linalg.pinv(laplacian, hermitian=True) @ right[..., None])[..., 0])
+    return squared_optimum(problem, (problem.ref_logp,), (1.0,), law, 1.0 / as_float(beta), "ipo")
 
 
 def online_ipo_optimum(problem: Problem, *, beta: Scalar) -> Float[Array, "*batch A"]:

@@ -12,11 +12,18 @@ import numpy as np
 from scipy.special import expit, log_softmax, softmax
 
 __all__ = [
-    "PAIRS", "bradley_terry", "enumerate_population", "loss_and_weights", "nash_fixed_point", "policies", "preferences",
-    "softplus", "win_rates",
+    "ON_FEEDBACK", "PAIRS", "bradley_terry", "enumerate_population", "loss_and_weights", "mixed_bases",
+    "nash_fixed_point", "policies", "preferences", "softplus", "win_rates",
 ]  # fmt: skip
 
-PAIRS = ("cdpo", "dpo", "f_dpo", "hinge", "ipo", "ipo_md", "online_ipo", "robust_dpo", "slic")
+PAIRS = (
+    "cdpo", "dno_prct", "dpo", "f_dpo", "hinge", "ht_mnpo", "inpo", "ipo", "ipo_md", "mnpo", "online_dpo", "online_ipo",
+    "onpo", "robust_dpo", "slic", "td_mnpo",
+)  # fmt: skip
+"""Losses on pairs with a label."""
+ON_FEEDBACK = ("dno", "egpo", "eo_mnpo", "inpo_soft", "mnpo_soft", "spin", "sppo", "xpo")
+"""Losses on pairs without one, or with more than one, and SPPO's."""
+_HALF_STEP = ("ht_mnpo", "inpo", "mnpo", "onpo", "td_mnpo")
 
 
 def softplus(x: Any) -> np.ndarray:
@@ -43,13 +50,61 @@ def win_rates(preference: np.ndarray, opponent_logp: np.ndarray) -> np.ndarray:
     return np.einsum("...ij,...j->...i", preference, np.exp(opponent_logp))
 
 
+def mixed_bases(name: str, group: dict[str, np.ndarray], hyper: dict[str, Any]) -> np.ndarray:
+    """sum_j w_j log b_j of the losses on log-ratios: the bases and weights of each paper, written out."""
+    if name in ("dno", "dno_prct", "onpo", "spin", "sppo"):
+        return group["anchor_logp"]
+    if name in ("mnpo", "mnpo_soft"):
+        return group["opponent_logp"].mean(0)
+    ref = group["ref_logp"]
+    if name in ("inpo", "inpo_soft"):
+        pull = hyper["step_size"] * hyper["beta"]
+        return pull * ref + (1 - pull) * group["anchor_logp"]
+    if name in ("td_mnpo", "ht_mnpo"):
+        pull = hyper["step_size"] * hyper["beta"]
+        weights = hyper.get("history_decay", 1.0) ** np.arange(len(group["opponent_logp"]))
+        past = sum(w * b for w, b in zip(weights, group["opponent_logp"], strict=True)) / weights.sum()
+        return pull * ref + (1 - pull) * past
+    if name == "eo_mnpo":
+        share = hyper["external_weight"]
+        return (1 - share) * ref + share * group["opponent_logp"].mean(0)
+    return ref
+
+
+def _on_feedback(name: str, group: dict[str, np.ndarray], hyper: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Value and gradient weights of the losses in `ON_FEEDBACK`."""
+    x = group["logp"] - mixed_bases(name, group, hyper)
+    if name == "sppo":
+        residual = x - hyper["step_size"] * (group["win_rate"] - 0.5)
+        return (residual**2).mean(-1), 2 * residual / x.shape[-1]
+    m, signs = x[..., 0] - x[..., 1], np.array([1.0, -1.0])
+    if name == "spin":
+        return softplus(-hyper["beta"] * m), -hyper["beta"] * expit(-hyper["beta"] * m)[..., None] * signs
+    if name == "xpo":
+        p, beta, alpha = group["preference"][..., 0, 1], hyper["beta"], hyper["exploration"]
+        value = p * softplus(-beta * m) + (1 - p) * softplus(beta * m) + alpha * group["logp"][..., 1]
+        return value, beta * (expit(beta * m) - p)[..., None] * signs + alpha * np.array([0.0, 1.0])
+    gap = lambda field: group[field][..., 0] - group[field][..., 1]
+    if name == "dno":
+        h, t = hyper["step_size"], gap("win_rate")
+        value = expit(t) * softplus(-m / h) + expit(-t) * softplus(m / h)
+        return value, ((expit(m / h) - expit(t)) / h)[..., None] * signs
+    target = {
+        "egpo": lambda: gap("win_rate") / hyper["beta"],
+        "eo_mnpo": lambda: gap("reward") / hyper["beta"],
+        "inpo_soft": lambda: hyper["step_size"] * gap("win_rate"),
+        "mnpo_soft": lambda: hyper["step_size"] * gap("win_rate"),
+    }[name]()
+    return (m - target) ** 2, 2 * (m - target)[..., None] * signs
+
+
 def _score(name: str, logp: np.ndarray, ref_logp: np.ndarray | None, hyper: dict[str, Any]) -> tuple[Any, Any]:
     """The score of a response in a pair loss and its derivative in log pi."""
     if name == "slic":
         return logp, np.ones_like(logp)
     assert ref_logp is not None
     u = np.exp(logp - ref_logp)
-    if name in ("ipo", "online_ipo", "ipo_md"):
+    if name in ("ipo", "online_ipo", "ipo_md", *_HALF_STEP):
         return np.log(u), np.ones_like(u)
     beta = hyper["beta"]
     if name != "f_dpo":
@@ -67,7 +122,7 @@ def _score(name: str, logp: np.ndarray, ref_logp: np.ndarray | None, hyper: dict
 def _link(name: str, m: np.ndarray, hyper: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """l(m) and l'(m) of a pair loss."""
     eps = hyper.get("label_smoothing")
-    if name in ("dpo", "f_dpo"):
+    if name in ("dpo", "f_dpo", "dno_prct", "online_dpo"):
         return softplus(-m), -expit(-m)
     if name == "cdpo":
         return (1 - eps) * softplus(-m) + eps * softplus(m), -(1 - eps) * expit(-m) + eps * expit(m)
@@ -77,8 +132,8 @@ def _link(name: str, m: np.ndarray, hyper: dict[str, Any]) -> tuple[np.ndarray, 
             ((1 - eps) * softplus(-m) - eps * softplus(m)) / scale,
             (-(1 - eps) * expit(-m) - eps * expit(m)) / scale,
         )
-    if name in ("ipo", "online_ipo", "ipo_md"):
-        target = 1 / (2 * hyper["beta"])
+    if name in ("ipo", "online_ipo", "ipo_md", *_HALF_STEP):
+        target = hyper["step_size"] / 2 if name in _HALF_STEP else 1 / (2 * hyper["beta"])
         return (m - target) ** 2, 2 * (m - target)
     at = hyper["delta"] if name == "slic" else 1.0
     return np.maximum(0.0, at - m), -(m < at).astype(float)
@@ -87,8 +142,10 @@ def _link(name: str, m: np.ndarray, hyper: dict[str, Any]) -> tuple[np.ndarray, 
 def loss_and_weights(name: str, group: dict[str, np.ndarray], hyper: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Value `[N]` and c `[N, K]` of groups of K responses; `group` holds arrays `[N, K]` (preference `[N, K, K]`)."""
     logp, ref = group["logp"], group.get("ref_logp")
+    if name in ON_FEEDBACK:
+        return _on_feedback(name, group, hyper)
     if name in PAIRS:
-        score, slope = _score(name, logp, ref, hyper)
+        score, slope = _score(name, logp, None if name == "slic" else mixed_bases(name, group, hyper), hyper)
         m = score[..., 0] - score[..., 1]
         p = group["preference"][..., 0, 1] if "preference" in group else np.ones_like(m)
         up, d_up = _link(name, m, hyper)
@@ -146,8 +203,9 @@ def enumerate_population(
     for responses in itertools.product(range(logits.size), repeat=len(laws)):
         y = list(responses)
         weight = np.prod([np.exp(law[i]) for law, i in zip(laws, y, strict=True)])
-        group = {n: t[np.ix_(y, y)] if n == "preference" else t[y] for n, t in tables.items() if n != "value"}
-        group = {n: a[None] for n, a in group.items()} | {"logp": logp[y][None]}
+        group = {n: t[np.ix_(y, y)] if n == "preference" else t[..., y] for n, t in tables.items() if n != "value"}
+        group = {n: a[:, None] if n == "opponent_logp" else a[None] for n, a in group.items()}
+        group["logp"] = logp[y][None]
         if "value" in tables:
             group["value"] = tables["value"][None]
         one, c = loss_and_weights(name, group, hyper)

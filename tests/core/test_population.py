@@ -28,6 +28,7 @@ def instance(seed=0, size=A, batch=(B,)):
         "second": oracles.policies(rng, *batch, size),
         "anchor": oracles.policies(rng, *batch, size),
         "value": rng.normal(size=batch),
+        "opponents": oracles.policies(rng, 2, *batch, size),
     }
 
 
@@ -41,7 +42,9 @@ def mixed(logp, ref_logp, m):
     return log_softmax((1 - m) * logp + m * ref_logp, axis=-1)
 
 
-ON_POLICY = ("reinforce", "rloo", "dr_grpo", "nash_md_pg", "nash_ema_pg", "online_ipo")
+ON_POLICY = ("reinforce", "rloo", "dr_grpo", "nash_md_pg", "nash_ema_pg", "online_ipo", "online_dpo")
+READS_ANCHOR = ("nash_ema_pg", "inpo", "inpo_soft", "onpo", "dno", "dno_prct", "sppo", "spin")
+READS_OPPONENTS = ("mnpo", "mnpo_soft", "td_mnpo", "ht_mnpo", "eo_mnpo")
 
 # (method, hyperparameters, what Problem.sampler_logp holds, K)
 CASES = [
@@ -69,18 +72,42 @@ CASES = [
     ("dr_grpo", {"beta": 0.2, "clip_range": 0.2}, "one", 3),
     ("nash_md_pg", {"beta": 0.2, "mixture": 0.3}, "one", 2),
     ("nash_ema_pg", {"beta": 0.2}, None, 2),
+    ("inpo", {"beta": 0.5, "step_size": 1.3}, None, 2),
+    ("inpo", {"beta": 0.5, "step_size": 1.3}, "two", 2),
+    ("inpo_soft", {"beta": 0.5, "step_size": 1.3}, "one", 2),
+    ("onpo", {"step_size": 1.3}, "two", 2),
+    ("egpo", {"beta": 0.4}, "one", 2),
+    ("dno", {"step_size": 1.3}, "one", 2),
+    ("dno_prct", {"beta": 0.7}, None, 2),
+    ("sppo", {"step_size": 2.0}, "one", 2),
+    ("spin", {"beta": 0.7}, "one", 2),
+    ("xpo", {"beta": 0.7, "exploration": 0.3}, "one", 2),
+    ("online_dpo", {"beta": 0.7}, "one", 2),
+    ("mnpo", {"step_size": 1.3}, "one", 2),
+    ("mnpo_soft", {"step_size": 1.3}, "two", 2),
+    ("td_mnpo", {"beta": 0.5, "step_size": 0.7, "history_decay": 0.6}, None, 2),
+    ("ht_mnpo", {"beta": 0.5, "step_size": 0.7}, "one", 2),
+    ("eo_mnpo", {"beta": 0.5, "external_weight": 0.3}, "one", 2),
 ]
+# Their laws and losses are those of others in the fast lane.
+SLOW = {("inpo", "two"), ("onpo", "two"), ("inpo_soft", "one"), ("dno", "one"), ("dno_prct", None), ("mnpo", "one"),
+        ("online_dpo", "one"), ("ht_mnpo", "one"), ("eo_mnpo", "one")}  # fmt: skip
 
 
 # Each value is another compilation: one for every way of drawing.
 VALUES = {("dpo", None), ("ipo", "two"), ("ppo", "one"), ("grpo", None), ("nash_md_pg", "one"), ("robust_dpo", "one")}
 
 
-@pytest.mark.parametrize(("name", "hyper", "kind", "k"), CASES, ids=[f"{n}-{s}-{k}" for n, _, s, k in CASES])
+@pytest.mark.parametrize(
+    ("name", "hyper", "kind", "k"),
+    [pytest.param(*c, id=f"{c[0]}-{c[2]}-{c[3]}", marks=[pytest.mark.slow] * ((c[0], c[2]) in SLOW)) for c in CASES],
+)
 def test_loss_and_gradient_are_the_sum_over_all_tuples(name, hyper, kind, k):
     x = instance()
     sampler = {None: None, "one": x["sampler"], "two": (x["sampler"], x["second"])}[kind]
-    more = {"anchor_logp": x["anchor"]} if name == "nash_ema_pg" else {}
+    more = {"anchor_logp": x["anchor"]} if name in READS_ANCHOR else {}
+    if name in READS_OPPONENTS:
+        more["opponent_logp"] = x["opponents"]
     if name in ("reinforce", "ppo"):
         more["value"] = x["value"]
     problem = table(x, sampler, **more)
@@ -99,17 +126,29 @@ def test_loss_and_gradient_are_the_sum_over_all_tuples(name, hyper, kind, k):
             laws = [logp] * k
         elif name == "ipo_md":
             laws = [mixed(logp, ref, hyper["mixture"])] * k
+        elif name == "egpo":
+            laws = [np.full(A, -np.log(A))] * k
+        elif name == "xpo":
+            laws = [logp, ref]
+        elif name == "spin":
+            laws = [x["sampler"][b], x["anchor"][b]]
+        elif kind is None and name in ("inpo", "dno_prct", "td_mnpo"):
+            laws = [x["opponents"][0, b] if name == "td_mnpo" else x["anchor"][b]] * k
         elif kind is None:
             laws = [ref] * k
         else:
             laws = [x["sampler"][b]] * k if kind == "one" else [x["sampler"][b], x["second"][b]]
-        tables = {"ref_logp": ref}
-        if name in oracles.PAIRS:
+        tables = {"ref_logp": ref, "anchor_logp": x["anchor"][b], "opponent_logp": x["opponents"][:, b]}
+        if name in oracles.PAIRS or name == "xpo":
             tables["preference"] = x["preference"][b]
         elif name == "nash_md_pg":
             tables["win_rate"] = oracles.win_rates(x["preference"][b], mixed(logp, ref, hyper["mixture"]))
-        elif name == "nash_ema_pg":
+        elif name in ("nash_ema_pg", "inpo_soft", "dno", "sppo"):
             tables["win_rate"] = oracles.win_rates(x["preference"][b], x["anchor"][b])
+        elif name == "egpo":
+            tables["win_rate"] = oracles.win_rates(x["preference"][b], logp)
+        elif name == "mnpo_soft":
+            tables["win_rate"] = np.mean([oracles.win_rates(x["preference"][b], o) for o in x["opponents"][:, b]], 0)
         else:
             tables["reward"] = x["reward"][b]
         if name in ("reinforce", "ppo"):
@@ -341,6 +380,18 @@ def test_batch_axes_of_fields_broadcast():
     one, many = aj.population_loss("dpo", narrow, logp[0]), aj.population_loss("dpo", wide, logp[[0, 0]])
     assert one.shape == (B,)
     np.testing.assert_allclose(one, many, atol=1e-14)
+
+
+def test_opponents_are_not_taken_for_prompts():
+    # Two opponents for two prompts: without a batch axis they are the same for both.
+    x = instance(10)
+    shared, repeated = x["opponents"][:, 0], np.stack([x["opponents"][:, 0]] * B, 1)
+    for name in ("td_mnpo", "eo_mnpo"):
+        narrow, wide = table(x, "sampler", opponent_logp=shared), table(x, "sampler", opponent_logp=repeated)
+        np.testing.assert_allclose(
+            aj.population_grad(name, narrow, x["logits"]), aj.population_grad(name, wide, x["logits"]), atol=1e-13
+        )
+        np.testing.assert_allclose(aj.methods[name].optimum(narrow), aj.methods[name].optimum(wide), atol=1e-13)
 
 
 def test_lists_numpy_and_jax_arrays_are_the_same():

@@ -98,7 +98,8 @@ def instance(tree=TREE):
     ref, now = logits_for(tree, 3), logits_for(tree, 4)
     preference = oracles.preferences(rng, tree.num_leaves)
     reward = rng.normal(size=tree.num_leaves)
-    problem = tree.problem(ref, preference=preference, reward=reward)
+    others = np.stack([tree.leaf_logp(logits_for(tree, seed)) for seed in (5, 6)])
+    problem = tree.problem(ref, preference=preference, reward=reward, opponent_logp=others)
     return problem, now
 
 

@@ -40,15 +40,21 @@ def evaluate(name, batch):
 
 def oracle_for(name, given, hyper):
     """NumPy value and gradient weights, for the methods the oracles know."""
-    fields = {n: given[n] for n in ("logp", "ref_logp", "reward", "preference", "win_rate", "behaviour_logp", "value")}
-    if not {"behaviour_logp", "value"} & set(read(name)):
-        fields.pop("behaviour_logp"), fields.pop("value")
-    if "value" not in read(name):
-        fields.pop("value", None)
+    fields = {n: given[n] for n in given if n not in ("behaviour_logp", "value") or n in read(name)}
     return oracles.loss_and_weights(name, fields, hyper)
 
 
-KNOWN = [*oracles.PAIRS, "reinforce", "rloo", "ppo", "grpo", "dr_grpo", "nash_md_pg", "nash_ema_pg"]
+KNOWN = [
+    *oracles.PAIRS,
+    *oracles.ON_FEEDBACK,
+    "reinforce",
+    "rloo",
+    "ppo",
+    "grpo",
+    "dr_grpo",
+    "nash_md_pg",
+    "nash_ema_pg",
+]
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -213,21 +219,22 @@ def changed(name, field, move):
     return before, evaluate(name, samples(name, given))[1]
 
 
+BASES = ("ref_logp", "anchor_logp", "opponent_logp")
 MOVES = {
-    # invariance: the field it is about, and the move
-    "reward_shift": ("reward", lambda x: x + np.array([[1.0], [-2.0], [0.5]])),
-    "reward_scale": ("reward", lambda x: 3.0 * x),
-    "log_ratio_shift": ("ref_logp", lambda x: x - np.array([[1.0], [2.0], [0.5]])),
+    # invariance: the fields it is about, and the move
+    "reward_shift": (("reward",), lambda x: x + np.array([[1.0], [-2.0], [0.5]])),
+    "reward_scale": (("reward",), lambda x: 3.0 * x),
+    "log_ratio_shift": (BASES, lambda x: x - np.array([[1.0], [2.0], [0.5]])),
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "invariance"), [(n, i) for n in NAMES for i, (field, _) in MOVES.items() if field in read(n)]
+    ("name", "invariance", "field"),
+    [(n, i, field) for n in NAMES for i, (fields, _) in MOVES.items() for field in fields if field in read(n)],
 )
 @pytest.mark.usefixtures("x64")
-def test_declared_invariances_hold_and_others_do_not(name, invariance):
-    field, move = MOVES[invariance]
-    before, after = changed(name, field, move)
+def test_declared_invariances_hold_and_others_do_not(name, invariance, field):
+    before, after = changed(name, field, MOVES[invariance][1])
     if invariance in METHODS[name].invariant_to:
         np.testing.assert_allclose(after, before, rtol=0, atol=1e-11)
     elif invariance != "log_ratio_shift":
@@ -264,9 +271,9 @@ def test_soft_labels_mix_the_two_orders(name):
     # P l(0, 1) + (1 - P) l(1, 0); without preferences response 0 is the chosen one.
     given = groups.arrays(2)
     soft, _ = evaluate(name, samples(name, given))
-    fields = {field: given[field] for field in ("logp", "ref_logp") if field in read(name)}
+    fields = {field: given[field] for field in ("logp", *BASES) if field in read(name)}
     chosen = np.asarray(METHODS[name](aj.Samples(**fields)))
-    swapped = np.asarray(METHODS[name](aj.Samples(**{field: x[:, ::-1] for field, x in fields.items()})))
+    swapped = np.asarray(METHODS[name](aj.Samples(**{field: x[..., ::-1] for field, x in fields.items()})))
     p = given["preference"][:, 0, 1]
     np.testing.assert_allclose(soft, p * chosen + (1 - p) * swapped, rtol=1e-12)
 
@@ -306,7 +313,9 @@ ON_TABLES = [name for name in NAMES if "token_logp" not in METHODS[name].reads]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ON_TABLES)
 def test_a_problem_of_one_response_has_nothing_to_learn(name):
-    one = aj.Problem(ref_logp=[0.0], reward=[2.0], preference=[[0.5]], rewards=[[1.0, 2.0]], anchor_logp=[0.0])
+    one = aj.Problem(
+        ref_logp=[0.0], reward=[2.0], preference=[[0.5]], rewards=[[1.0, 2.0]], anchor_logp=[0.0], opponent_logp=[[0.0]]
+    )
     assert aj.population_grad(name, one, [3.0]).tolist() == [0.0]
 
 
@@ -316,6 +325,7 @@ def test_single_precision_population_gradient_of_thirty_responses(name):
     rng = np.random.default_rng(0)
     fields = {"ref_logp": oracles.policies(rng, 30), "reward": rng.normal(size=30)}
     logits = rng.normal(size=30)
+    fields["opponent_logp"] = oracles.policies(rng, 2, 30)
     single = aj.population_grad(name, aj.Problem(**fields), logits)
     with jax.enable_x64(True):
         double = aj.population_grad(name, aj.Problem(**fields), logits)

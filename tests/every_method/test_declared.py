@@ -16,6 +16,8 @@ from theory.auditing.subject import KINDS, AuditError
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_method_meets_what_its_record_declares(name: str) -> None:
+    if METHODS[name].num_responses == 2 and "win_rate" in METHODS[name].reads:
+        pytest.skip(f"{name} reads win_rate, for which the audit has no arrays (pair)")
     try:
         properties.check_declared(METHODS[name])
     except AuditError as error:
