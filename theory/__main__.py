@@ -190,6 +190,10 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
     "check": ("try statements, and mutants of them, on random instances", _add_check, run_check),
     "audit": _command("property-test anyone's loss and see where its gradient goes", "theory.auditing.command"),
     "field": _command("the audit of losses that people use today, and what we say of each", "theory.field.command"),
+    "solve": _command(
+        "equilibria, winners and cycles of your own preference matrix, certified", "theory.solving.command"
+    ),
+    "bench": _command("updates per second of the game solvers, against named rivals", "theory.benching.command"),
     "mutants": _command("break every built-in objective and see that its properties notice", "theory.mutation.command"),
 }
 
