@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sampler", help="reference, policy or uniform: who draws the responses of a bare function")
     parser.add_argument(
+        "--torch",
+        action="store_true",
+        help="the loss is a function of torch tensors (read from its annotations, or from its module: one that imports "
+        "torch and not jax)",
+    )
+    parser.add_argument(
         "--expect",
         default="",
         metavar="NAME,NAME",
@@ -143,6 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
             kind=arguments.kind,
             hyper=hyperparameters(arguments.hyper),
             sampler=arguments.sampler,
+            framework="torch" if arguments.torch else None,
             progress=progress,
         )
     except AuditError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from theory import strategies
+from theory.auditing import from_torch
 from theory.auditing.frozen import freeze
 from theory.auditing.report import Property
 from theory.auditing.search import differs, plain, smallest
@@ -48,6 +49,10 @@ def gradient_correct(subject: Subject, tolerance: float = 1e-5) -> Property:
             ahead, behind = (frozen(held, x + sign * step * direction, rest) for sign in (1, -1))
             return (ahead - behind) / (2 * step), (jax.grad(total)(x, rest) * direction).sum()
 
+        def slopes_of_torch(x: Array, direction: Array, rest: dict[str, Array]) -> tuple[Any, Any]:
+            ahead, behind = from_torch.frozen(lambda at: total(at, rest), x, x + step * direction, x - step * direction)
+            return (ahead - behind) / (2 * step), (jax.grad(total)(x, rest) * direction).sum()
+
         def violates(batch: dict[str, Any]) -> bool:
             rng = np.random.default_rng(0)
             # Off the grid of quarters, where kinks of a hinge or a clip like to sit.
@@ -56,7 +61,7 @@ def gradient_correct(subject: Subject, tolerance: float = 1e-5) -> Property:
             direction = jnp.asarray(rng.standard_normal(x.shape))
             if subject.kind in ("token", "token_group"):
                 direction = direction * rest["mask"]
-            finite, exact = slopes(x, direction, rest)
+            finite, exact = (slopes if subject.framework == "jax" else slopes_of_torch)(x, direction, rest)
             return differs(finite, exact, tolerance)
 
         found = smallest(strategies.batches(subject.kind, lowest=-6.0), violates, examples=30)

@@ -33,6 +33,7 @@ PROPERTIES: dict[str, Callable[[Subject], Property]] = {
     "finite_on_separable": destination.finite_on_separable,
     "chosen_rises": expected_gradient.chosen_rises,
 }
+_OF_JAX = ("jit_consistent", "vmap_consistent")
 _EXACT = ("unbiased_gradient", "finite_on_separable")
 
 
@@ -54,11 +55,12 @@ def audit(
     sampler: Law | str | None = None,
     properties: tuple[str, ...] | None = None,
     progress: Callable[[str], None] | None = None,
+    framework: str | None = None,
 ) -> Report:
     """Learn what a loss really does: hand over the function, get a verdict on each property and the limit it reaches.
 
     Args:
-      loss: a function of JAX arrays, a method's record or key, or "package.module:function".
+      loss: a function of JAX arrays or of torch tensors, a method's record or key, or "package.module:function".
       kind: pair, point, group, token or token_group (see `theory.auditing.subject.KINDS`); read from the signature
         where it can be.
       hyper: keyword arguments of the function, such as {"beta": 0.1}.
@@ -66,14 +68,17 @@ def audit(
         function. Pairs and points come from the reference by default, groups and tokens from the policy.
       properties: only these.
       progress: called with each property's name before it is tried.
+      framework: "jax" or "torch"; read from the function where it can be: one whose annotations name torch, or whose
+        module imports torch and not jax, is one of torch tensors (PyTorch is needed, and only then).
 
     Returns: a `Report`.
     Raises: AuditError, with a plain sentence, if the function cannot be called, returns a wrong shape, or is not
       differentiable.
     """
-    return audit_with_subject(loss, kind=kind, hyper=hyper, sampler=sampler, properties=properties, progress=progress)[
-        0
-    ]
+    report, _ = audit_with_subject(
+        loss, kind=kind, hyper=hyper, sampler=sampler, properties=properties, progress=progress, framework=framework
+    )
+    return report
 
 
 def audit_with_subject(
@@ -84,10 +89,11 @@ def audit_with_subject(
     sampler: Law | str | None = None,
     properties: tuple[str, ...] | None = None,
     progress: Callable[[str], None] | None = None,
+    framework: str | None = None,
 ) -> tuple[Report, Subject]:
     """`audit`, and the subject it was about (for figures)."""
     started = time.perf_counter()
-    subject = subject_of(loss, kind=kind, hyper=hyper, sampler=sampler)
+    subject = subject_of(loss, kind=kind, hyper=hyper, sampler=sampler, framework=framework)
     wanted = tuple(WHY) if properties is None else properties
     for name in wanted:
         if name not in WHY:
@@ -100,7 +106,9 @@ def audit_with_subject(
     for name in wanted:
         if progress is not None:
             progress(name)
-        if traceable is not None and name != "jit_consistent":
+        if subject.framework == "torch" and name in _OF_JAX:
+            found[name] = Property("does not apply", None, None, "it is PyTorch that runs the function, as it is")
+        elif traceable is not None and name != "jit_consistent":
             found[name] = Property("not shown", None, None, traceable)
         elif name == "kl_direction":
             with jax.enable_x64(True):

@@ -16,6 +16,8 @@ from jaxtyping import Array
 
 from alignjax import checks, laws
 from alignjax.record import Law, Method, Source
+from theory.auditing import from_torch
+from theory.auditing.errors import AuditError as AuditError
 
 Arrays = dict[str, Array]
 
@@ -40,10 +42,6 @@ POLICY = {kind: names[0] for kind, names in KINDS.items()}
 """Kind -> the array that is the policy's."""
 
 
-class AuditError(ValueError):
-    """The function cannot be audited; the message says why and what is allowed."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """A loss in one form: `rows(arrays)` gives one value per prompt, `raw(arrays)` what the function returned."""
@@ -57,6 +55,8 @@ class Subject:
     """The record, if the subject is a method of ours."""
     with_hyper: Callable[[Mapping[str, Any]], Callable[[Arrays], Array]] = lambda hyper: _cannot(hyper)
     """hyperparameters -> `raw` with them."""
+    framework: str = "jax"
+    """Whose function it is: "jax", or "torch" behind callbacks."""
 
     @functools.cached_property
     def rows(self) -> Callable[[Arrays], Array]:
@@ -187,7 +187,9 @@ def load(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise AuditError(f"cannot import {module_name!r}: {type(error).__name__}: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+        hint = "; functions of torch tensors need PyTorch: pip install torch" if missing else ""
+        raise AuditError(f"cannot import {module_name!r}: {type(error).__name__}: {error}{hint}") from error
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -204,9 +206,10 @@ def subject_of(
     kind: str | None = None,
     hyper: Mapping[str, Any] | None = None,
     sampler: Law | str | None = None,
+    framework: str | None = None,
 ) -> Subject:
     """Bring a method, a method's key, a path or a function to one form; the kind is read from the signature if it can
-    be.
+    be, and so is whether it is a function of torch tensors (`from_torch.uses_torch`).
     """
     if isinstance(loss, str):
         loss = load(loss)
@@ -218,7 +221,10 @@ def subject_of(
         return _subject_of_method(loss, kind, hyper or {})
     if not callable(loss):
         raise AuditError(f"a loss must be callable, got {type(loss).__name__}")
-    return _subject_of_function(loss, kind, dict(hyper or {}), sampler)
+    if framework not in (None, *from_torch.FRAMEWORKS):
+        raise AuditError(f"framework must be one of {', '.join(from_torch.FRAMEWORKS)}, got {framework!r}")
+    framework = framework or ("torch" if from_torch.uses_torch(loss) else "jax")
+    return _subject_of_function(loss, kind, dict(hyper or {}), sampler, framework)
 
 
 def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any]) -> Subject:
@@ -260,7 +266,11 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
 
 
 def _subject_of_function(
-    function: Callable[..., Any], kind: str | None, hyper: dict[str, Any], sampler: Law | str | None
+    function: Callable[..., Any],
+    kind: str | None,
+    hyper: dict[str, Any],
+    sampler: Law | str | None,
+    framework: str,
 ) -> Subject:
     name = getattr(function, "__name__", type(function).__name__)
     try:
@@ -286,6 +296,7 @@ def _subject_of_function(
         )
     kind, style = _kind(name, needed, [p.name for p in arrays], kind)
     fields = FOUR if style == "four" else KINDS[kind]
+    function = from_torch.as_jax(function) if framework == "torch" else function
     names = [p.name for p in arrays][: len(fields)]
     by_name = set(names) == set(fields)
 
@@ -309,7 +320,15 @@ def _subject_of_function(
         sampler = law[sampler]
     chosen: Any = sampler or (laws.data if kind in ("pair", "point") else laws.policy)
     hyper = {p.name: p.default for p in parameters.values() if p.name == "beta" and p.default is not p.empty} | hyper
-    return Subject(name=name, kind=kind, raw=with_hyper(hyper), hyper=hyper, sampler=chosen, with_hyper=with_hyper)
+    return Subject(
+        name=name,
+        kind=kind,
+        raw=with_hyper(hyper),
+        hyper=hyper,
+        sampler=chosen,
+        with_hyper=with_hyper,
+        framework=framework,
+    )
 
 
 def _kind(name: str, needed: list[str], every: list[str], kind: str | None) -> tuple[str, str]:
@@ -343,7 +362,10 @@ def check_runs(subject: Subject, arrays: Arrays) -> None:
     try:
         out = subject.raw(arrays)
     except Exception as error:
-        raise AuditError(f"{subject.name} raised {type(error).__name__} on a plain batch: {error}") from error
+        hint = ""
+        if subject.framework == "jax" and ("torch" in str(error) or "must be Tensor" in str(error)):
+            hint = ' (a function of torch tensors? say --torch, or framework="torch")'
+        raise AuditError(f"{subject.name} raised {type(error).__name__} on a plain batch: {error}{hint}") from error
     shape = np.shape(out)
     if shape not in ((), (batch,)):
         raise AuditError(
@@ -357,7 +379,8 @@ def check_runs(subject: Subject, arrays: Arrays) -> None:
         jax.grad(lambda x: jnp.sum(jnp.asarray(subject.raw({policy: x, **rest}))))(arrays[policy])
     except Exception as error:
         first = str(error).strip().splitlines()[0]
+        whose, advice = ("PyTorch", "torch") if subject.framework == "torch" else ("JAX", "jax.numpy")
         raise AuditError(
-            f"{subject.name} is not differentiable by JAX in {policy!r}: {type(error).__name__}: {first} "
-            "(use jax.numpy on the arrays, and no float() or numpy on them)"
+            f"{subject.name} is not differentiable by {whose} in {policy!r}: {type(error).__name__}: {first} "
+            f"(use {advice} on the arrays, and no float() or numpy on them)"
         ) from error
