@@ -97,6 +97,18 @@ def test_values_and_gradients_are_those_of_the_same_jax_function(losses, dtype):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_scalar_loss(losses, wide):
+    with jax.enable_x64(wide):
+        batch = {name: jnp.asarray(x) for name, x in BATCH.items()}
+        subject = subject_of(losses.ipo_mean)
+        # Margins 1.5 and -3, target 5; d/dx of the mean of (x - 5)^2 is x - 5.
+        total = lambda x: subject.raw({**batch, "logp": x})
+        for grad in (jax.grad(total), jax.jit(jax.grad(total))):
+            np.testing.assert_allclose(grad(batch["logp"]), [[-3.5, 3.5], [-8.0, 8.0]], rtol=1e-6)
+
+
+@pytest.mark.long
 def test_bfloat16_goes_in_and_comes_out(losses):
     batch = {name: jnp.asarray(x, jnp.bfloat16) for name, x in BATCH.items()}
     assert subject_of(losses.dpo).raw(batch).dtype == jnp.bfloat16
@@ -137,6 +149,7 @@ def test_defects_of_torch_functions_are_caught_and_sound_ones_pass(losses, loss,
     ("loss", "says"),
     [
         ("off_the_graph", "not differentiable by PyTorch in 'logp': TypeError: its result has no grad_fn"),
+        ("no_way_back", "not differentiable by PyTorch in 'logp': RuntimeError: there is no way back"),
         ("raising", "raised RuntimeError on a plain batch: the judge is asleep"),
         ("wrong_shape", r"returned shape \(3, 2\) for a batch of 3"),
     ],
