@@ -139,13 +139,13 @@ def _matrix_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray, bool]:
     if {"winner", "loser"} <= set(head):
         return *_matches(path, head, rows[1:]), True
     header: list[str] | None = None
-    if any(not _is_number(cell) for cell in rows[0][1:]) or len(rows) == len(rows[-1]) + 1 or not rows[0][0]:
+    if _is_header(rows):
         header, rows = rows[0], rows[1:]
     if not rows:
         raise SolveError(f"{path} has a header and no rows")
-    first = None
-    if len(rows[0]) == len(rows) + 1 or any(cell and not _is_number(cell) for cell in (row[0] for row in rows)):
-        first, rows = [row[0] for row in rows], [row[1:] for row in rows]
+    first, column = None, [row[0] for row in rows]
+    if len(rows[0]) == len(rows) + 1 and (header is not None or _are_words(column) or _are_places(column)):
+        first, rows = column, [row[1:] for row in rows]
     if header is not None and first is not None and len(header) == len(first) + 1:
         header = header[1:]  # the corner
     if header is not None and first is not None and header != first:
@@ -154,6 +154,22 @@ def _matrix_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray, bool]:
         raise SolveError(f"{path} must name its columns as its rows, in the same order: {detail}")
     names = tuple(header or first or _numbered(len(rows)))
     return names, _parse(path, names, rows), False
+
+
+def _are_words(cells: Sequence[str]) -> bool:
+    """One of them at least is neither a number nor a blank."""
+    return any(cell not in ("", "-") and not _is_number(cell) for cell in cells)
+
+
+def _are_places(cells: Sequence[str]) -> bool:
+    """0, 1, 2, ... or 1, 2, 3, ..., as tables are written whose rows have no names."""
+    return list(cells) in ([str(i + k) for i in range(len(cells))] for k in (0, 1))
+
+
+def _is_header(rows: list[list[str]]) -> bool:
+    """Words, or numbers that stand again in the first column, or the places of the columns over a square."""
+    again = len(rows) > 1 and rows[0][1:] == [row[0] for row in rows[1:]]
+    return _are_words(rows[0][1:]) or again or (len(rows) == len(rows[0]) + 1 and _are_places(rows[0]))
 
 
 def _matches(path: Path, head: list[str], rows: list[list[str]]) -> tuple[tuple[str, ...], np.ndarray]:

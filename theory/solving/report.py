@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alignjax import games
@@ -45,6 +46,16 @@ def gap(preference: np.ndarray, policy: np.ndarray, allowed: np.ndarray | None =
     return 2 * float((advantage if allowed is None else advantage[allowed]).max())
 
 
+def _where(names: Sequence[str], mask: np.ndarray) -> list[str]:
+    return [name for name, chosen in zip(names, mask, strict=True) if chosen]
+
+
+def _support(names: Sequence[str], policy: np.ndarray) -> list[str]:
+    """What a policy plays, most played first."""
+    played = [(-round(float(value), 12), i) for i, value in enumerate(policy) if value > SAME]
+    return [names[i] for _, i in sorted(played)]
+
+
 def solve(
     table: Table,
     taus: Sequence[float],
@@ -73,7 +84,7 @@ def _solve(table: Table, taus: Any, reference: Any, policies: Any, lp: Any, prog
 
     def at(tau: float) -> tuple[dict[str, Any], np.ndarray]:
         progress(f"tau = {tau:g}")
-        game = games.PreferenceGame(preference=preference, ref_logp=ref_logp, tau=tau)
+        game = games.PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=tau)
         logp = np.asarray(games.nash(game))
         response = np.asarray(games.best_response(game, logp))
         policy = np.exp(logp)
@@ -108,7 +119,6 @@ def _solve(table: Table, taus: Any, reference: Any, policies: Any, lp: Any, prog
     vertex = games.von_neumann_winner(preference) if solved else None
     # Without the program the winner is the limit's of the whole game.
     winner = vertex if vertex is not None else limit if allowed.all() else games.equilibria(preference).nearest
-    plays = limit > SAME
     limit_gap = gap(preference, limit, allowed)
     found_limit = {
         "policy": named(limit),
@@ -121,8 +131,8 @@ def _solve(table: Table, taus: Any, reference: Any, policies: Any, lp: Any, prog
         "certified": limit_gap <= CERTIFIED,
         "entropy": entropy(limit),
         "kl_to_reference": divergence(limit, reference),
-        "support": [names[i] for i in np.flatnonzero(plays)],
-        "played_by_some_equilibrium": [names[i] for i in np.flatnonzero(original.support)],
+        "support": _support(names, limit),
+        "played_by_some_equilibrium": _where(names, original.support),
         "dimension": original.dimension,
         "unique": original.dimension == 0,
         "followed_to": None
@@ -144,7 +154,7 @@ def _solve(table: Table, taus: Any, reference: Any, policies: Any, lp: Any, prog
         "original_gap": winner_gap,
         "certified": winner_gap <= CERTIFIED,
         "entropy": entropy(winner),
-        "support": [names[i] for i in np.flatnonzero(winner > SAME)],
+        "support": _support(names, winner),
     }
     progress("cycles")
     return {
@@ -167,7 +177,7 @@ def _solve(table: Table, taus: Any, reference: Any, policies: Any, lp: Any, prog
 def _choice(preference: np.ndarray, names: Sequence[str], named: Callable[..., Any]) -> dict[str, Any]:
     """Winners by majority and by the mean."""
     borda, copeland = np.asarray(games.borda(preference)), np.asarray(games.copeland(preference))
-    best = lambda scores: [names[i] for i in np.flatnonzero(scores >= scores.max() - 1e-12)]
+    best = lambda scores: _where(names, scores >= scores.max() - 1e-12)
     condorcet = int(games.condorcet_winner(preference))
     smith = np.asarray(games.smith_set(preference))
     cycle = games.majority_cycle(preference)
@@ -176,7 +186,7 @@ def _choice(preference: np.ndarray, names: Sequence[str], named: Callable[..., A
         "borda": {"winners": best(borda), "scores": named(borda)},
         "copeland": {"winners": best(copeland), "scores": named(copeland)},
         "condorcet_winner": None if condorcet < 0 else names[condorcet],
-        "smith_set": [names[i] for i in np.flatnonzero(smith)],
+        "smith_set": _where(names, smith),
         "cycles": {
             "three_cycles": int(games.three_cycles(preference)),
             "example": [names[i] for i in cycle],
@@ -204,7 +214,7 @@ def _given(
         if covered:
             with np.errstate(divide="ignore"):
                 logp = np.log(policy)
-            game = games.PreferenceGame(preference=preference, ref_logp=ref_logp, tau=tau)
+            game = games.PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=tau)
             value = float(games.duality_gap(game, logp))
         found.append({"tau": tau, "duality_gap": value, "distance_to_equilibrium": variation(policy, equilibrium)})
     return {

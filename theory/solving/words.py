@@ -67,7 +67,8 @@ def _winners(report: Mapping[str, Any]) -> list[str]:
         f"{report['num_actions'] - 1})",
         f"Condorcet winner    {report['condorcet_winner'] or 'none'}",
         f"von Neumann winner  {brief(mix, 6)}; gap {number(winner['original_gap'])}, by {winner['by']}",
-        f"Smith set           {len(smith)} of {report['num_actions']}: {brief(smith)}",
+        f"Smith set           {len(smith)} of {report['num_actions']}"
+        + ("" if len(smith) == report["num_actions"] else f": {brief(smith)}"),
     ]
     if cycles["acyclic"]:
         lines.append("cycles              none: the majority has no cycle")
