@@ -169,11 +169,9 @@ def eo_mnpo(
 
 
 def _with_external(ref_logp: Array, opponent_logp: Array, external_weight: Scalar) -> dict[str, Any]:
-    share = as_float(external_weight)
-    return {
-        "bases": (ref_logp, *opponent_logp),
-        "weights": (1 - share, *(share * one for one in _equal(len(opponent_logp)))),
-    }
+    """Reference and external models, with the weights 1 - w and w / J."""
+    share, count = as_float(external_weight), len(opponent_logp)
+    return {"bases": (ref_logp, *opponent_logp), "weights": (1 - share, *(share / count,) * count)}
 
 
 def _required(problem: Problem, needed_by: str) -> Array:

@@ -415,6 +415,25 @@ def test_the_transformation_alone():
         rule.update({"w": jnp.zeros(2)}, state)
 
 
+def test_extragradient_with_schedules_and_over_rates():
+    # A schedule counts steps, not half steps; rates and temperatures map.
+    problem, rates = aj.Problem(**GAME), (0.1, 0.05)
+    given = {"num_steps": 2, "beta": 0.3, "extragradient": True}
+    fitted = aj.fit("egpo", problem, learning_rate=lambda t: jnp.where(t == 0, *rates), **given)
+    theta = GAME["ref_logp"]
+    for rate in rates:
+        h = 4 * rate / (0.3 * A)
+        half = mirror(theta, log_softmax(theta, -1), GAME, 0.3, h)
+        theta = mirror(theta, log_softmax(half, -1), GAME, 0.3, h)
+    np.testing.assert_allclose(fitted.logp, log_softmax(theta, -1), atol=1e-12)
+    run = lambda rate, beta: (
+        aj.fit("egpo", problem, num_steps=2, learning_rate=rate, beta=beta, extragradient=True).logp
+    )
+    both = jax.vmap(run)(jnp.asarray(rates), jnp.asarray([0.3, 0.6]))
+    for rate, beta, logp in zip(rates, (0.3, 0.6), both, strict=True):
+        np.testing.assert_allclose(logp, recursion(GAME, beta, 4 * rate / (beta * A), 2, True), atol=1e-10)
+
+
 @pytest.mark.slow
 def test_sampled_extragradient_with_one_batch_and_with_two():
     problem, given = aj.Problem(**GAME), {"num_steps": 3, "learning_rate": 0.1, "beta": 0.5, "key": jax.random.key(0)}
