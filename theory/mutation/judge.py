@@ -23,7 +23,9 @@ from theory.registry import all_statements
 INSTANCES = 48
 """Instances of each statement a mutant is held to: a wrong equation shows on the first few."""
 FIRST = 16
-"""Statements tried before the witness is asked: a mutant that it cannot tell from the original meets no more."""
+"""The most specific statements, tried before the witness is asked (as are those that killed another mutant of the
+function); a mutant that the witness cannot tell from the original meets no more.
+"""
 SLOW = 1.0
 """Seconds above which a statement is tried after the others."""
 
@@ -89,18 +91,20 @@ _seconds: dict[str, float] = {}
 
 
 def items_for(mutant: Mutant, rows: Sequence[Item] | None = None) -> list[Item]:
-    """The statements and properties that exercise a mutant's function, the likeliest killers first: those that killed
-    another mutant of the function, the latest of them first, and the slow ones last. Verdicts do not depend on it.
-    """
+    """The statements and properties that exercise a mutant's function, the most specific first."""
     place = (mutant.module, mutant.function)
-    mine = [item for item in (battery() if rows is None else rows) if place in item.places]
+    return [item for item in (battery() if rows is None else rows) if place in item.places]
+
+
+def likely_first(place: Place, rows: Sequence[Item]) -> list[Item]:
+    """Statements that killed another mutant of the function first, the latest of them first, and the slow ones last."""
     latest = _killers.get(place, [])
 
     def rank(item: Item) -> tuple[int, bool]:
         name = item.statement.id
         return (latest.index(name) if name in latest else len(latest)), _seconds.get(name, 0.0) > SLOW
 
-    return sorted(mine, key=rank)
+    return sorted(rows, key=rank)
 
 
 def _killed(place: Place, item: Item) -> None:
@@ -207,10 +211,12 @@ def judge(mutant: Mutant, rows: Sequence[Item] | None = None) -> Verdict:
             with world(mutant.module, mutant.compile(source, filename)):
                 return killer(mutant, rows)
 
-        by = killed_by(mine[:FIRST])
+        place = (mutant.module, mutant.function)
+        before = [item for n, item in enumerate(mine) if n < FIRST or item.statement.id in _killers.get(place, [])]
+        by = killed_by(likely_first(place, before))
         if not by and is_equivalent(mutant, source, filename):
             return Verdict(mutant, "equivalent", f"witness: {witness.INSTANCES:,} instances")
-        by = by or killed_by(mine[FIRST:])
+        by = by or killed_by(likely_first(place, [item for item in mine if item not in before]))
         if by:
             return Verdict(mutant, "killed", by)
     return Verdict(mutant, "survived")

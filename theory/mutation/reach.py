@@ -61,7 +61,7 @@ def _parts(item: Any) -> Iterable[Any]:
     if isinstance(item, Method):
         return (item.loss, item.sampler, item.opponent, item.minimiser, item.anchor_update, *item.feedback.values())
     if isinstance(item, Solver):
-        return (item.step, item.theorem)
+        return (part for part in vars(item).values() if callable(part))
     if isinstance(item, type) and item.__module__.partition(".")[0] in OURS:
         return (getattr(v, "fget", v) for v in vars(item).values() if isinstance(v, types.FunctionType | property))
     if isinstance(item, Mapping) and not isinstance(item, type(METHODS)):

@@ -14,7 +14,8 @@ from theory.mutation.operators import Mutant, mutants_of
 MODULES = (
     "alignjax.equations", "alignjax.kl_estimators", "alignjax.kl_regularised", "alignjax.f_regularised",
     "alignjax.divergences", "alignjax.laws", "alignjax.logspace", "alignjax.feedback", "alignjax.problem",
-    "alignjax.games.game", "alignjax.games.solvers", "alignjax.games.equilibrium",
+    "alignjax.games.game", "alignjax.games.equilibrium", "alignjax.games.kernel",
+    "alignjax.games.regularised_solvers", "alignjax.games.original_solvers",
 )  # fmt: skip
 """Modules of equations; every module of `alignjax.objectives` is one too."""
 METHODS_OF_CLASSES = {"alignjax.games.game": ("PreferenceGame.skew", "PreferenceGame.win_rate")}
@@ -22,14 +23,18 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NOT_EQUATIONS = {
     "alignjax.divergences": ("_laws",),
     "alignjax.feedback": ("_behaviour", "_opponent_win_rate", "tables"),
-    "alignjax.games.equilibrium": ("_offset", "_nash", "von_neumann_winner"),
+    "alignjax.games.equilibrium": (
+        "damped_newton", "_offset", "_nash", "von_neumann_winner", "equilibria", "_strictly_complementary",
+        "_to_boundary", "_nearest", "_least_divergence",
+    ),
     "alignjax.games.game": ("check_policy",),
-    "alignjax.games.solvers": ("solver", "solve", "_step_sizes", "_run"),
+    "alignjax.games.original_solvers": ("prox",),
     "alignjax.kl_regularised": ("_checked",),
     "alignjax.logspace": ("as_float", "per_batch"),
-}
+}  # fmt: skip
 """Checks of arguments, plumbing, and algorithms whose steps may differ as long as they converge (Newton, a linear
-program): what they return is held to the equations that they solve.
+program, an inner loop): what they return is held to the equations that they solve. `games.solvers` runs the solvers;
+`games.social_choice` and `games.multiplayer` are not mutated yet.
 """
 
 

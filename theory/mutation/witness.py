@@ -127,6 +127,8 @@ def _arrays(module: str, function: Callable[..., Any]) -> dict[str, Draw]:
     table |= {name: draw for name, draw in scalars.items() if name not in own}
     if function.__name__ == "square":
         table["target"] = scalars["target"]
+    if module.startswith("alignjax.equations"):
+        table["score"] = lambda key: _infinite(key, normal(shape)(key))
     if function.__name__ == "scaled":
         table["weight"] = lambda key: jnp.round(2 * jax.random.uniform(key, (5,)) - 1, 1)
     return table
