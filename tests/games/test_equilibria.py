@@ -129,11 +129,21 @@ def test_the_linear_program_of_many_responses_is_exact(monkeypatch):
 
 
 def test_fast_cooling_that_overshoots_goes_back():
-    # Two responses at a low temperature from a far reference: log-odds are those of the reference plus
-    # (P - 1/2) / tau, while a Newton step from a temperature twenty times higher runs away.
-    rng = np.random.default_rng(0)
-    ref = np.stack([np.log([p, 1 - p]) for p in rng.beta(0.3, 0.3, size=32).clip(1e-3, 1 - 1e-3)])
-    sure = np.array([[0.5, 1.0], [0.0, 0.5]])
-    for tau in (1e-2, 1e-4):
-        logp = np.asarray(games.nash(games.PreferenceGame(preference=sure, ref_logp=ref, tau=tau)))
-        np.testing.assert_allclose(logp[:, 0] - logp[:, 1], ref[:, 0] - ref[:, 1] + 0.5 / tau, rtol=1e-9)
+    # A cycle seen from far references: from a temperature many times higher Newton stalls at gaps of 0.5.
+    cycle = np.array([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]])
+    far = np.array([[-17.15, -2.54, -0.08], [-13.87, -12.67, -0.01], [-9.0, -0.5, -3.0], [0.0, -14.0, -6.0]])
+    ref = far - np.log(np.exp(far).sum(-1, keepdims=True))
+    for tau in (1e-3, 1e-4):
+        game = games.PreferenceGame(preference=cycle, ref_logp=ref, tau=tau)
+        policy = np.exp(np.asarray(games.nash(game)))
+        reply = ref + policy @ cycle.T / tau
+        reply = np.exp(reply - reply.max(-1, keepdims=True))
+        np.testing.assert_allclose(policy, reply / reply.sum(-1, keepdims=True), atol=1e-9)
+
+
+def test_a_response_played_rarely_is_played():
+    # The Nash is (b, c, a) / (a + b + c): the third is played twice in ten thousand.
+    a, b, c = 1e-4, 0.3, 0.2
+    found = games.equilibria(games.library.rock_paper_scissors(a, b, c))
+    np.testing.assert_allclose(found.nearest, np.array([b, c, a]) / (a + b + c), rtol=1e-9)
+    assert found.support.all()

@@ -248,6 +248,7 @@ def test_winners_equilibria_and_certificates(place, capsys):
     assert pure["original_gap"] == pytest.approx(0.8) and pure["best_reply"] == "b"
     reply = np.exp(P[:, 0] / 0.1)
     assert pure["regularised"][0]["duality_gap"] == pytest.approx(-0.2 * np.log(reply[0] / reply.sum()), rel=1e-9)
+    assert pure["kl_to_reference"] == pytest.approx(np.log(4)) and pure["entropy"] == 0
     assert uniform["original_gap"] == pytest.approx(2 * (P.mean(1).max() - 0.5))
     assert uniform["kl_to_reference"] == pytest.approx(0, abs=1e-12)
     assert found["limit"]["followed_to"]["tau"] == pytest.approx(1e-6)
@@ -289,7 +290,7 @@ def test_a_reference_that_leaves_one_out(place, capsys):
 
 
 def test_a_condorcet_winner_of_counts(place, capsys):
-    path = place("wins.csv", "winner,loser,count\nx,y,9\ny,x,1\nx,z,6\nz,x,4\ny,z,5\nz,y,5\n")
+    path = place("wins.csv", "winner,loser,count\nx,y,9\ny,x,1\nx,z,6\nz,x,4\ny,z,5\nz,y,5\nx,w,9\ny,w,9\nz,w,9\n")
     found = solved(capsys, path, *FAST)
     assert found["condorcet_winner"] == "x" and found["limit"]["policy"]["x"] == 1
     assert found["smith_set"] == ["x"] and found["cycles"]["acyclic"]
@@ -301,6 +302,9 @@ def test_without_the_linear_program(place, capsys):
     assert found["von_neumann_winner"]["by"].startswith("interior point")
     assert found["von_neumann_winner"]["original_gap"] < 1e-12
     assert found["limit"]["lp_vertex_differs"] is None
+    part = solved(capsys, place("p.npy", P), *FAST, "--no-lp", "--ref", "1=0.5,2=0.5")
+    assert part["limit"]["policy"]["2"] == 1  # of the two in the reference's support
+    np.testing.assert_allclose(list(part["von_neumann_winner"]["policy"].values()), np.array([4, 3, 4, 0]) / 11)
 
 
 @pytest.mark.slow
