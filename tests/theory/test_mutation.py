@@ -16,6 +16,7 @@ import alignjax
 from alignjax.equations import square
 from theory.mutation import command, judge, score, targets
 from theory.mutation.operators import Mutant, mutants_of
+from theory.mutation.page import page
 from theory.mutation.world import world
 
 SOURCE = '''
@@ -153,6 +154,25 @@ def test_the_command_lists(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "equations.square:" in out
     assert f"{len(of('equations.square'))} mutants of 1 equations" in out
+
+
+def test_the_page_counts_and_names() -> None:
+    killed, same, alive = of("equations.square")[:3]
+    verdicts = [
+        judge.Verdict(killed, "killed", "x"),
+        judge.Verdict(same, "equivalent"),
+        judge.Verdict(alive, "survived"),
+    ]
+    text = page(verdicts, "No time at all.")
+    assert "3 mutants: 1 killed, 1 equivalent, 1 survived; score 50.0 %. No time at all." in text
+    assert "| `equations.square` | 3 | 1 | 1 | 1 | 50.0 % |" in text
+    survivors, equivalent = text.partition("## Survivors")[2].split("## Equivalent")
+    assert survivors.split() != equivalent.split() and survivors.count("\n- ") == equivalent.count("\n- ") == 1
+
+
+def test_the_page_is_of_all_mutants(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.run(arguments("equations.square", "--docs")) == 2
+    assert "--docs takes all equations" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("status", "code"), [("killed", 0), ("survived", 1)])

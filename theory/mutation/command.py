@@ -12,6 +12,7 @@ import jax
 from alignjax.checks import UnknownName
 from theory.mutation import score, targets, witness
 from theory.mutation.judge import Verdict
+from theory.mutation.page import page
 
 CACHE = targets.ROOT / ".cache" / "jax"
 
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", type=_at_least_one, metavar="N", help="only N of the mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="which ones --sample draws (default 0)")
     parser.add_argument("--list", action="store_true", help="print the mutants and judge none")
+    parser.add_argument("--docs", action="store_true", help="with all equations: also write docs/mutants.md")
     parser.add_argument("--workers", type=_at_least_one, default=2, metavar="W", help="processes (default 2)")
 
 
@@ -77,6 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
     except UnknownName as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if arguments.docs and (arguments.patterns or arguments.sample):
+        print("error: --docs takes all equations and all of their mutants", file=sys.stderr)
+        return 2
     mutants = score.sample(targets.mutants(names), arguments.sample, arguments.seed)
     if arguments.list:
         for mutant in mutants:
@@ -98,6 +103,9 @@ def run(arguments: argparse.Namespace) -> int:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
     seconds = time.perf_counter() - started
     total, rows = score.score(verdicts), score.by_equation(verdicts)
+    if arguments.docs:
+        how = f"{seconds / 60:.0f} minutes, {arguments.workers} processes."
+        (targets.ROOT / "docs" / "mutants.md").write_text(page(verdicts, how), encoding="utf-8")
     if arguments.json:
         report = {
             **_of(total), "passed": total.passed, "seconds": round(seconds, 1),
