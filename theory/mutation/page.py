@@ -30,9 +30,9 @@ def page(verdicts: Sequence[Verdict], how: str) -> str:
         "",
         "One thing in an equation is changed (a sign, a factor 2, a stop-gradient, swapped arguments, sum to mean, an "
         "index, a base of a log-ratio, a constant), and the statements and declared properties that exercise it must "
-        f"object. A mutant is equivalent only with a witness: the same values and gradients, to {witness.TOLERANCE:g}, on "
-        f"{witness.INSTANCES:,} instances, zero masses and infinite scores among them. The score is killed over those "
-        "that are not equivalent.",
+        f"object. A mutant is equivalent only with a witness: the same values and gradients (to {witness.TOLERANCE:g}) "
+        f"on {witness.INSTANCES:,} instances, zero masses and infinite scores among them. The score is killed over "
+        "those that are not equivalent.",
         "",
         f"{total.mutants:,} mutants: {total.killed:,} killed, {total.equivalent:,} equivalent, {total.survived:,} "
         f"survived; score {100 * total.value:.1f} %. {how}",
