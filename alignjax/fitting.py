@@ -2,6 +2,7 @@ r"""`fit`: descend any method on a problem, exactly (every gradient enumerated) 
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,8 @@ def _run(
         if carries:
             update = method.anchor_update
             assert update is not None
-            anchor = update(anchor, params, **method.own(update, {**numbers, **dict(fixed)}))
+            counted = {"step": count} if "step" in inspect.signature(update).parameters else {}
+            anchor = update(anchor, params, **counted, **method.own(update, {**numbers, **dict(fixed)}))
         return (params, anchor, state), each
 
     if optimizer is not None or batches is not None:
@@ -250,7 +252,8 @@ def fit(
         start = jnp.broadcast_to(start, (*batch, start.shape[-1])).astype(dtype)
         alive = ~jnp.isneginf(start)
         params: Any = jnp.where(alive, start, 0.0)
-        anchor = start if problem.anchor_logp is None else jnp.broadcast_to(problem.anchor_logp, start.shape)
+        first = problem.ref_logp if method.anchor_start == "reference" else start
+        anchor = jnp.broadcast_to(first if problem.anchor_logp is None else problem.anchor_logp, start.shape)
         anchor = jnp.where(alive, anchor.astype(dtype), 0.0)
     else:
         if init_logp is not None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignjax.best_of import best_of_n
 from alignjax.logspace import Scalar, geometric_mixture
 from alignjax.problem import Problem
 
@@ -70,6 +71,11 @@ def average_opponent(problem: Problem, logp: LogPolicy) -> LogPolicy:
         return previous(problem, logp)
     # The mean over J as a logsumexp: a response that no opponent plays keeps zero mass.
     return sg(jax.nn.logsumexp(problem.opponent_logp, 0) - jnp.log(float(problem.opponent_logp.shape[0])))
+
+
+def best_of(problem: Problem, logp: LogPolicy, *, n: Scalar = 4) -> LogPolicy:
+    """The best of N samples of the anchor, or of the reference where there is none, exactly."""
+    return sg(best_of_n(previous(problem, logp), problem.rewards_or_raise("best-of-N"), n))
 
 
 def data_and_previous(problem: Problem, logp: LogPolicy) -> tuple[LogPolicy, LogPolicy]:

@@ -70,6 +70,11 @@ def _not_negative(name: str, value: Any) -> None:
     checks.between(name, value, 0.0, float("inf"), open_high=True)
 
 
+def _at_least_one(name: str, value: Any) -> None:
+    if checks.is_concrete(value) and not 1.0 <= float(value) < float("inf"):
+        raise ValueError(f"{name} must be at least 1, got {float(value):g}")
+
+
 HYPERPARAMETERS: dict[str, tuple[Callable[[str, Any], None], str]] = {
     "beta": (_positive, "KL temperature, > 0; rewards have the unit of beta nats"),
     "mixture": (_unit, "weight of the reference in the geometric mixture, in [0, 1]; 0 is self-play"),
@@ -82,6 +87,11 @@ HYPERPARAMETERS: dict[str, tuple[Callable[[str, Any], None], str]] = {
     "history_decay": (_over_zero_unit, "a past policy's weight relative to the next newer one's, in (0, 1]"),
     "external_weight": (_unit, "share of the external opponents in the base, in [0, 1]; 0 is the reference alone"),
     "exploration": (_not_negative, "weight of log pi of the reference's responses in the loss, >= 0"),
+    "n": (_at_least_one, "how many samples the best is taken of, >= 1; a real number in exact laws"),
+    "weight": (_unit, "weight of the backward KL(policy || target), in [0, 1]; 0 is the forward KL alone"),
+    "gamma": (_not_negative, "weight of a further KL(policy || anchor), >= 0"),
+    "sft_weight": (_unit, "weight of the log-likelihood of the best response, in [0, 1]"),
+    "anchor_steps": (_at_least_one, "updates between two moves of the anchor, >= 1"),
     "delta": (_positive, "margin of the calibration hinge in nats, > 0"),
 }
 """What a hyperparameter's name means, in every method that has it, and the check it must pass."""
@@ -125,7 +135,11 @@ class Method:
     """Extra fields: name -> function(problem, logp, **hyperparameters) -> table; `feedback.py` knows the common ones.
     """
     anchor_update: Callable[..., Any] | None = None
-    """anchor_update(anchor, params, **own hyperparameters) -> anchor: the runner carries the anchor as state."""
+    """anchor_update(anchor, params, **own hyperparameters) -> anchor: the runner carries the anchor as state. An
+    argument `step` gets the number of the update, 0, 1, ....
+    """
+    anchor_start: str = "policy"
+    """Where a carried anchor of tables starts: at the initial "policy", or at the "reference"."""
     invariant_to: tuple[str, ...] = ()
     """Declared invariances: "reward_shift", "reward_scale" (of reward and beta together: see each), "relabelling"."""
 
@@ -155,9 +169,9 @@ class Method:
 
     @functools.cached_property
     def defaults(self) -> Mapping[str, Any]:
-        """Every hyperparameter (of the loss, the sampler, the opponent and the anchor) and its default."""
+        """Every hyperparameter (of loss, sampler, opponent, anchor and feedback) and its default."""
         found: dict[str, Any] = {}
-        for function in (self.loss, self.sampler, self.opponent, self.anchor_update):
+        for function in (self.loss, self.sampler, self.opponent, self.anchor_update, *self.feedback.values()):
             if function is not None:
                 found |= keyword_only(function)
         return found
