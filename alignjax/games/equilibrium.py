@@ -3,6 +3,7 @@ original one.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -241,7 +242,8 @@ def equilibria(preference: ArrayLike, ref_logp: ArrayLike | None = None) -> Equi
     checks.same_last_axis({"ref_logp": ref}, size=size)
     checks.log_policy("ref_logp", ref)
     inside = np.flatnonzero(~np.isneginf(ref))
-    skew = 0.5 * (matrix - matrix.T)[np.ix_(inside, inside)]
+    # To 13 decimals: what differs by the rounding of a sum is a tie.
+    skew = np.round(0.5 * (matrix - matrix.T)[np.ix_(inside, inside)], 13)
     policy, support, dimension = _nearest(skew, ref[inside])
     nearest, mask = np.zeros(size), np.zeros(size, bool)
     nearest[inside], mask[inside] = policy, support
@@ -253,7 +255,7 @@ def _strictly_complementary(skew: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     x'M x = 0 makes t the complementarity itself, so that every iterate carries its certificate.
     """
-    from scipy.linalg import lu_factor, lu_solve
+    from scipy.linalg import LinAlgWarning, lu_factor, lu_solve
 
     size = len(skew)
     x, t = np.full(size, 1 / size), 1.0
@@ -270,7 +272,11 @@ def _strictly_complementary(skew: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         system[:size, :size] = -x[:, None] * skew
         system[np.arange(size), np.arange(size)] += s
         system[:size, size] = x
-        factors = lu_factor(system, check_finite=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LinAlgWarning)  # singular to rounding: it is looked at here
+            factors = lu_factor(system, check_finite=False)
+        if not np.diag(factors[0]).all():
+            break
         move = lu_solve(factors, np.append(-x * s, 0.0))  # straight at zero
         dx, ds = move[:size], move[size] - skew @ move[:size]
         reach = _to_boundary(x, dx, s, ds)
@@ -297,11 +303,11 @@ def _nearest(skew: np.ndarray, ref_logp: np.ndarray) -> tuple[np.ndarray, np.nda
     support = x > s
     # On the support every equilibrium has M x = 0: the null vectors, of which x is one, with one sum.
     _, sizes, rows = np.linalg.svd(skew[np.ix_(support, support)])
-    null = rows[sizes <= _NULL * max(1.0, sizes[0])].T
+    null = rows[(sizes <= _NULL * max(1.0, sizes[0])) | (sizes == sizes[-1])].T
     rest = skew[np.ix_(~support, support)]  # and M x <= 0 elsewhere
     point = null @ (null.T @ x[support])
-    if null.shape[1] == 0 or (point <= 0).any() or (rest @ point >= 0).any():
-        return x, support, max(null.shape[1] - 1, 0)  # the iterate, which carries its certificate
+    if (point <= 0).any() or (rest @ point >= 0).any():
+        return x, support, null.shape[1] - 1  # the iterate, which carries its certificate
     point = point / point.sum()
     # The null vectors whose sum is zero: those orthogonal to the sums, in their coordinates.
     turns = null @ np.linalg.svd(null.sum(0)[None])[2][1:].T
@@ -328,7 +334,7 @@ def _least_divergence(point: np.ndarray, turns: np.ndarray, rest: np.ndarray, re
             slack = -rest @ point
             slope = turns.T @ (np.log(point) - ref_logp) + across.T @ (weight / slack)
             curve = turns.T @ (turns / point[:, None]) + across.T @ (across * (weight / slack**2)[:, None])
-            z = np.linalg.solve(curve, -slope)
+            z = np.linalg.lstsq(curve, -slope)[0]  # where it is singular to rounding, the step that is left
             now, length = objective(point, weight), 1.0
             while length > 1e-9 and not objective(point + length * (turns @ z), weight) < now + 0.1 * length * (
                 slope @ z

@@ -147,3 +147,20 @@ def test_a_response_played_rarely_is_played():
     found = games.equilibria(games.library.rock_paper_scissors(a, b, c))
     np.testing.assert_allclose(found.nearest, np.array([b, c, a]) / (a + b + c), rtol=1e-9)
     assert found.support.all()
+
+
+def test_copies_and_ties_of_every_kind_leave_no_warning():
+    # Where the interior-point system ends singular; every warning is an error in the tests.
+    dimensions = set()
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        size = int(rng.integers(2, 13))
+        upper = np.triu(rng.choice([[-0.5, 0, 0.5], [-0.1, 0, 0.1], [-0.2, 0.1, 0.3]][seed % 3], (size, size)), 1)
+        copies = rng.integers(0, size, size=size) if seed % 2 else np.arange(size)
+        preference = 0.5 + (upper - upper.T)[np.ix_(copies, copies)]
+        logits = 5 * rng.normal(size=size)
+        found = games.equilibria(preference, logits - np.log(np.exp(logits).sum()))
+        assert gap(preference, found.nearest) < 1e-12
+        assert found.nearest.sum() == pytest.approx(1) and (found.nearest >= 0).all()
+        dimensions.add(found.dimension)
+    assert dimensions >= {0, 1, 2, 3, 4}
