@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignjax import envs as envs
 from alignjax import games as games
+from alignjax.best_of import best_of_n as best_of_n
+from alignjax.best_of import bond_reward as bond_reward
 from alignjax.checks import UnknownName as UnknownName
 from alignjax.divergences import alpha_divergence as alpha_divergence
 from alignjax.divergences import chi_square as chi_square
@@ -45,10 +47,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Fit", "Method", "NoOptimum", "Problem", "Samples", "Source", "UnknownName", "alpha_divergence",
-    "bradley_terry", "chi_square", "envs", "f_divergence", "fit", "games", "geometric_mixture", "gibbs",
-    "jeffreys", "jensen_shannon", "kl", "log_partition", "methods", "objective", "optimal_value",
-    "population_grad", "population_loss", "renyi", "reverse_kl", "sampled_grad", "sampled_loss",
-    "suboptimality", "tilt", "total_variation",
+    "best_of_n", "bond_reward", "bradley_terry", "chi_square", "envs", "f_divergence", "fit", "games",
+    "geometric_mixture", "gibbs", "jeffreys", "jensen_shannon", "kl", "log_partition", "methods", "objective",
+    "optimal_value", "population_grad", "population_loss", "renyi", "reverse_kl", "sampled_grad",
+    "sampled_loss", "suboptimality", "tilt", "total_variation",
 ]  # fmt: skip
 
 

@@ -117,13 +117,13 @@ def geometric_mixture(logp: Array, ref_logp: Array, mixture: ArrayLike) -> Float
     return tilt((logp, ref_logp), jnp.stack([1 - mixture, mixture]))
 
 
-def masked_sum(x: ArrayLike, mask: ArrayLike | None, axis: int = -1) -> Array:
+def masked_sum(x: ArrayLike, mask: ArrayLike | None, axis: int | tuple[int, ...] = -1) -> Array:
     """Sum over the entries where `mask` is not 0; the others may hold anything, NaN included."""
     x = as_float(x)
     return x.sum(axis) if mask is None else jnp.where(jnp.asarray(mask) != 0, x, 0.0).sum(axis)
 
 
-def masked_mean(x: ArrayLike, mask: ArrayLike | None, axis: int = -1) -> Array:
+def masked_mean(x: ArrayLike, mask: ArrayLike | None, axis: int | tuple[int, ...] = -1) -> Array:
     """Mean over the entries where `mask` is not 0; 0 where there are none."""
     x = as_float(x)
     if mask is None:

@@ -14,7 +14,7 @@ from alignjax import equations, laws
 from alignjax.best_of import best_of_n_ratio, quantiles
 from alignjax.equations import kept
 from alignjax.kl_regularised import gibbs
-from alignjax.logspace import Scalar, as_float, log_ratio, log_softmax
+from alignjax.logspace import Scalar, as_float, log_ratio, log_softmax, masked_mean
 from alignjax.mixed_kl import mixed_kl_minimiser
 from alignjax.objectives.nash_md import ema_of_parameters
 from alignjax.problem import Problem
@@ -72,9 +72,9 @@ def jbond(
         R    = sg[r_J - (log pi(y_0) - log anchor(y_0))]
         loss = (1 - w) [-log pi(best)] + w [-(R - V) log pi(y_0)] + gamma sg[log pi(y_0) - log anchor(y_0)] log pi(y_0)
 
-    Response 0 is the policy's, 1 and 2 are the anchor's; `reward` is any reward, of which only the order matters. E r_J
-    = -log 16 (1 - p_<=)^2 is log p_<= at p_<= = 1/2. The last term has the gradient of gamma KL(pi || anchor); the
-    paper prints it with a minus, which would drive the policy away from its anchor.
+    Response 0 is the policy's, 1 and 2 are the anchor's (half of each where they tie); of `reward` only the order
+    matters. E r_J = -log 16 (1 - p_<=)^2 is log p_<= at p_<= = 1/2. The last term has the gradient of gamma KL(pi ||
+    anchor); the paper prints it with a minus, which would drive the policy away from its anchor.
     Source: Sessa et al., 2024, arXiv:2407.14622, Algorithm 2 and Eq. 19.
     """
     logp, reward = as_float(logp), sg(as_float(reward))
@@ -82,7 +82,8 @@ def jbond(
     worst = reward[..., 0] < jnp.minimum(reward[..., 1], reward[..., 2])
     returned = jnp.where(worst, -jnp.log(16.0), 0.0).astype(logp.dtype) - shift
     returned = returned if value is None else returned - as_float(value)
-    best = jnp.where(reward[..., 2] > reward[..., 1], logp[..., 2], logp[..., 1])
+    better = 0.5 * (1 + jnp.sign(reward[..., 2] - reward[..., 1]))
+    best = (1 - better) * logp[..., 1] + better * logp[..., 2]
     return -(1 - weight) * best + (gamma * shift - weight * sg(returned)) * logp[..., 0]
 
 
@@ -94,21 +95,19 @@ def bonbon(
         loss = a [-log pi(best)] + (1 - a) (h_best - h_worst - c_K)^2,    c_K = (K - 1) sum_{k < K} 1 / k
 
     c_K is the mean of log(pi_BoN / ref)(best) - log(pi_BoN / ref)(worst) without atoms: 1, 5.5, 18.15 for K = 2, 4, 8.
-    The K responses are drawn from the reference, so that N = K is the size of the group. Of tied responses the first
-    one is the best and the last one the worst. The official code puts DPO's logistic loss in the place of the square.
+    The K responses are drawn from the reference, so that N = K is the size of the group; tied responses share. The
+    official code puts DPO's logistic loss in the place of the square.
     Source: Gui et al., 2024, arXiv:2406.00832, Sec. 4.
     """
-    logp, ref_logp, reward = kept(response_mask, as_float(logp), as_float(ref_logp), sg(as_float(reward)))
+    logp, ratio, reward = kept(response_mask, as_float(logp), log_ratio(logp, ref_logp), sg(as_float(reward)))
     keep = jnp.ones_like(logp, bool) if response_mask is None else jnp.asarray(response_mask) != 0
     count = jnp.broadcast_to(keep, logp.shape).sum(-1).astype(logp.dtype)
-    last = logp.shape[-1] - 1
-    best = jnp.argmax(jnp.where(keep, reward, -jnp.inf), -1)[..., None]
-    worst = last - jnp.argmin(jnp.where(keep, reward, jnp.inf)[..., ::-1], -1)[..., None]
-    pick = lambda array, index: jnp.take_along_axis(array, index, -1)[..., 0]
-    ratio = log_ratio(logp, ref_logp)
+    high = keep & (reward == jnp.where(keep, reward, -jnp.inf).max(-1, keepdims=True))
+    low = keep & (reward == jnp.where(keep, reward, jnp.inf).min(-1, keepdims=True))
     harmonic = jax.scipy.special.digamma(jnp.maximum(count, 1.0)) + jnp.euler_gamma
-    margin = pick(ratio, best) - pick(ratio, worst) - (count - 1) * harmonic
-    loss = -sft_weight * pick(logp, best) + (1 - sft_weight) * jnp.square(margin)
+    margin = ratio[..., :, None] - ratio[..., None, :] - ((count - 1) * harmonic)[..., None, None]
+    square = masked_mean(jnp.square(margin), high[..., :, None] & low[..., None, :], axis=(-2, -1))
+    loss = -sft_weight * masked_mean(logp, high) + (1 - sft_weight) * square
     return jnp.where(count > 1, loss, 0.0)
 
 
@@ -125,7 +124,7 @@ def qrpo(
     beta = as_float(beta)
     log_z = 1 / beta + jnp.log(beta) + jnp.log(-jnp.expm1(-1 / beta))
     ratio, quantile = kept(response_mask, log_ratio(logp, ref_logp), sg(as_float(reward)))
-    return equations.masked_mean(equations.residual(beta * ratio, beta * log_z, quantile), response_mask)
+    return masked_mean(equations.residual(beta * ratio, beta * log_z, quantile), response_mask)
 
 
 # --- what they read on a table
@@ -214,7 +213,7 @@ METHODS = (
         num_responses=2,
         feedback={"reward": target_ratio, "anchor_logp": anchor_of},
         minimiser=bond_optimum,
-        invariant_to=("relabelling",),
+        invariant_to=(),
         source=Source(*_SESSA, "Eq. 12"),
     ),
     Method(
@@ -227,7 +226,7 @@ METHODS = (
         anchor_update=moving_anchor,
         anchor_start="reference",
         minimiser=bond_optimum,
-        invariant_to=("relabelling",),
+        invariant_to=(),
         source=Source(*_SESSA, "Algorithm 1 and Eq. 18"),
     ),
     Method(
@@ -238,7 +237,7 @@ METHODS = (
         anchor_update=moving_anchor,
         anchor_start="reference",
         minimiser=jbond_optimum,
-        invariant_to=("reward_shift", "relabelling"),
+        invariant_to=("reward_shift", "reward_scale"),
         source=Source(*_SESSA, "Algorithm 2"),
     ),
     Method(
@@ -256,7 +255,7 @@ METHODS = (
         min_responses=2,
         no_optimum="the square fits a constant margin between the best and the worst of a group, which no table has "
         "for all groups; in the limit without atoms its mean is that of best-of-N",
-        invariant_to=("reward_shift", "relabelling"),
+        invariant_to=("reward_shift", "reward_scale", "relabelling"),
         source=Source("Gui et al.", 2024, "2406.00832", "Sec. 4"),
     ),
     Method(

@@ -282,7 +282,7 @@ def test_soft_labels_mix_the_two_orders(name):
 def test_defaults_are_those_of_the_signatures(name):
     method = METHODS[name]
     expected = {}
-    for function in (method.loss, method.sampler, method.opponent, method.anchor_update):
+    for function in (method.loss, method.sampler, method.opponent, method.anchor_update, *method.feedback.values()):
         for parameter in inspect.signature(function).parameters.values() if function else ():
             if parameter.kind is parameter.KEYWORD_ONLY:
                 expected[parameter.name] = parameter.default
