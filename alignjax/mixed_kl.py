@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignjax.constrained import bisect, omega
 from alignjax.logspace import Scalar, as_float, log_softmax, per_batch
-from alignjax.objectives.sppo import _wright_omega as omega
 
 
 def mixed_kl_minimiser(
@@ -31,15 +31,10 @@ def mixed_kl_minimiser(
         raised = jnp.where(both, omega(gain + multiplier[..., None]), 0.0)
         return jnp.where(alive, base - multiplier[..., None] + raised, -jnp.inf)
 
-    def halve(_: int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = interval
-        middle = 0.5 * (low + high)
-        heavy = jax.nn.logsumexp(log_policy(middle), -1) > 0
-        return jnp.where(heavy, middle, low), jnp.where(heavy, high, middle)
-
     shape = jnp.broadcast_shapes(target.shape, pulled.shape)[:-1]
     most = jnp.broadcast_to(ratio, shape).astype(pulled.dtype)
-    low, high = jax.lax.fori_loop(0, 70, halve, (jnp.zeros_like(most), most))
-    found = log_softmax(log_policy(0.5 * (low + high)))
+    heavy = lambda multiplier: jax.nn.logsumexp(log_policy(multiplier), -1) > 0
+    root = bisect(heavy, jnp.zeros_like(most), most, num_steps=70)
+    found = log_softmax(log_policy(root))
     found = jnp.where(per_batch(backward <= 0), target, found)
     return jnp.where(per_batch((forward <= 0) & (backward > 0)), pulled, found)

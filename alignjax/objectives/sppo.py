@@ -5,9 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignjax import laws
+from alignjax.constrained import log_regression
 from alignjax.equations import kept, square
 from alignjax.feedback import win_rate as exact_win_rate
-from alignjax.logspace import Scalar, as_float, log_ratio, log_softmax, masked_mean
+from alignjax.logspace import Scalar, as_float, log_ratio, masked_mean
 from alignjax.problem import Problem
 from alignjax.record import Method, Source
 
@@ -33,46 +34,18 @@ def sppo(
     return masked_mean(square(ratio, target=target), response_mask)
 
 
-def _wright_omega(z: Array) -> Array:
-    r"""The w > 0 with w + log w = z, by Newton on v = log w: v + e^v = z is convex, and the start is above its root."""
-
-    def newton(_: int, v: Array) -> Array:
-        return v - (v + jnp.exp(v) - z) / (1 + jnp.exp(v))
-
-    start = jnp.where(z > 1, jnp.log(jnp.maximum(z, 1.0)), z)
-    return jnp.exp(jax.lax.fori_loop(0, 10, newton, start))
-
-
 def sppo_optimum(problem: Problem, *, step_size: Scalar) -> Float[Array, "*batch A"]:
     r"""The minimiser of sum_y nu(y) (log pi(y) - t(y))^2 over policies, t = log pi_t + h (P(y > pi_t) - 1/2).
 
-    For every law nu with full support. Stationarity with the multiplier kappa >= 0 of sum pi = 1 is nu (u - t) = -kappa
-    e^u, u = log pi, whose root is u = t - w with w + log w = t + log(kappa / nu). The mass falls in kappa, and by
-    Jensen it is at least 1 at kappa = 0: one root, in [0, log sum_y e^t(y)], by bisection. It is the iterate of
-    multiplicative weights only where P(y > pi_t) is constant on the support.
+    For every law nu with full support: `constrained.log_regression`, on the side where Jensen gives sum e^t >= 1. It is
+    the iterate of multiplicative weights only where P(y > pi_t) is constant on the support.
     """
     anchor, law = laws.previous(problem, problem.ref_logp), laws.proposal(problem, problem.ref_logp)
     if isinstance(law, tuple):
         raise ValueError(f"sppo looks at one response at a time; sampler_logp was a tuple of {len(law)} laws")
     alive = ~jnp.isneginf(anchor) & ~jnp.isneginf(law)
     score = as_float(step_size) * (exact_win_rate(problem, anchor) - 0.5)
-    target, law, alive = jnp.broadcast_arrays(jnp.where(alive, anchor, 0.0) + score, law, alive)
-
-    def log_policy(kappa: Array) -> Array:
-        # A step off zero: log 0 there would be the mass of kappa = 0, but its gradient is not needed anywhere.
-        tiny = jnp.finfo(target.dtype).tiny
-        omega = _wright_omega(target + jnp.log(jnp.maximum(kappa, tiny))[..., None] - jnp.where(alive, law, 0.0))
-        return jnp.where(alive, target - omega, -jnp.inf)
-
-    def halve(_: int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = interval
-        middle = 0.5 * (low + high)
-        heavy = jax.nn.logsumexp(log_policy(middle), -1) > 0
-        return jnp.where(heavy, middle, low), jnp.where(heavy, high, middle)
-
-    most = jnp.maximum(jax.nn.logsumexp(jnp.where(alive, target, -jnp.inf), -1), 0.0)
-    low, high = jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(most), most))
-    return log_softmax(log_policy(0.5 * (low + high)))
+    return log_regression(jnp.where(alive, anchor + score, -jnp.inf), law)
 
 
 METHODS = (
