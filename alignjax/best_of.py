@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from alignjax import checks
@@ -158,7 +159,7 @@ def bond_reward(ref_logp: ArrayLike, reward: ArrayLike, n: Scalar, *, ties: str 
     Source: Sessa et al., 2024, arXiv:2407.14622, Sec. 3.2.
     """
     checks.member("ties", ties, TIES)
-    if checks.is_concrete(n) and not float(jnp.min(jnp.asarray(n))) > 1:
+    if checks.is_concrete(n) and not float(np.min(np.asarray(n))) > 1:
         raise ValueError(f"n must be more than 1 (beta = 1 / (n - 1)), got {n!r}")
     _at_least_one("n", n)
     logp, reward = _checked(ref_logp, reward)
@@ -171,7 +172,7 @@ def _at_least_one(name: str, n: Any) -> None:
     if isinstance(n, bool | str) or n is None:
         raise ValueError(f"{name} must be a number >= 1, got {n!r}")
     checks.not_nan(name, n, forbid_inf=True)
-    if checks.is_concrete(n) and float(jnp.min(jnp.asarray(n))) < 1:
+    if checks.is_concrete(n) and float(np.min(np.asarray(n))) < 1:
         raise ValueError(f"{name} must be at least 1 (how many samples the best is taken of), got {n!r}")
 
 
