@@ -5,6 +5,7 @@ from alignjax.games.equilibrium import Equilibria as Equilibria
 from alignjax.games.equilibrium import equilibria as equilibria
 from alignjax.games.equilibrium import nash as nash
 from alignjax.games.equilibrium import von_neumann_winner as von_neumann_winner
+from alignjax.games.game import Game as Game
 from alignjax.games.game import PreferenceGame as PreferenceGame
 from alignjax.games.game import best_response as best_response
 from alignjax.games.game import best_response_value as best_response_value
@@ -30,9 +31,9 @@ from alignjax.games.solvers import solve as solve
 from alignjax.games.solvers import step as step
 
 __all__ = [
-    "SOLVERS", "Equilibria", "MultiplayerGame", "PreferenceGame", "Solution", "annotator_mixture", "best_response",
-    "best_response_value", "borda", "condorcet_winner", "copeland", "duality_gap", "duality_gap_by_value",
-    "equilibria", "impartial_culture", "library", "majority_cycle", "nash", "original_gap", "payoff",
-    "plackett_luce", "preference_embedding", "random_preference", "smith_set", "solve", "step", "three_cycles",
-    "von_neumann_winner",
+    "SOLVERS", "Equilibria", "Game", "MultiplayerGame", "PreferenceGame", "Solution", "annotator_mixture",
+    "best_response", "best_response_value", "borda", "condorcet_winner", "copeland", "duality_gap",
+    "duality_gap_by_value", "equilibria", "impartial_culture", "library", "majority_cycle", "nash",
+    "original_gap", "payoff", "plackett_luce", "preference_embedding", "random_preference", "smith_set",
+    "solve", "step", "three_cycles", "von_neumann_winner",
 ]  # fmt: skip

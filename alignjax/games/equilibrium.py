@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignjax import checks
-from alignjax.games.game import PreferenceGame
+from alignjax.games.game import Game, of_two
 from alignjax.logspace import ArrayLike, Scalar, as_float, log_softmax, per_batch
 
 _START = 10.0  # the temperature where the continuation starts: the game is a small perturbation of its reference
@@ -136,7 +136,7 @@ def _nash(preference: Array, ref_logp: Array, tau: Array) -> Array:
 
 
 @functools.singledispatch
-def nash(game: PreferenceGame) -> Float[Array, "*batch A"]:
+def nash(game: Game) -> Float[Array, "*batch A"]:
     r"""Log-probs of the regularised Nash equilibrium: the policy that is its own best response.
 
         log pi(y) = log ref(y) + P(y > pi) / tau - log Z
@@ -147,6 +147,7 @@ def nash(game: PreferenceGame) -> Float[Array, "*batch A"]:
     Source: Munos et al., 2023, arXiv:2312.00886, Prop. 1 (also: the logit quantal response equilibrium, McKelvey and
     Palfrey, 1995).
     """
+    game = of_two(game)
     return _nash(game.preference, game.ref_logp, as_float(game.tau))
 
 

@@ -21,9 +21,16 @@ from alignjax.pytree import register
 LogPolicy = Float[Array, "*batch A"]
 
 
+class Game:
+    """A game with a reference and a temperature: of two players (`PreferenceGame`) or of more (`MultiplayerGame`)."""
+
+    ref_logp: LogPolicy
+    tau: Scalar
+
+
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class PreferenceGame:
+class PreferenceGame(Game):
     """Preferences, a reference and a temperature; an immutable pytree, leading axes are a batch of games.
 
     Raises: ValueError, naming the argument, if P + P^T is not 1, a probability leaves [0, 1], the reference does not
@@ -78,6 +85,13 @@ class PreferenceGame:
         return logits
 
 
+def of_two(game: Game) -> PreferenceGame:
+    """The game, if it is one of two players; what has more is dispatched before (multiplayer.py)."""
+    if not isinstance(game, PreferenceGame):
+        raise TypeError(f"game must be a PreferenceGame or a MultiplayerGame, got {type(game).__name__}")
+    return game
+
+
 def check_policy(game: PreferenceGame, name: str, logp: ArrayLike) -> Array:
     """A policy that fits the game: its axis, its normalisation, its support inside the reference's."""
     checks.same_last_axis({name: logp}, size=game.num_responses)
@@ -95,11 +109,13 @@ def payoff(game: PreferenceGame, logp: ArrayLike, opponent_logp: ArrayLike) -> F
 
 
 @functools.singledispatch
-def best_response(game: PreferenceGame, opponent_logp: ArrayLike) -> LogPolicy:
+def best_response(game: Game, opponent_logp: ArrayLike, player: int = 0) -> LogPolicy:
     r"""argmax_pi J(pi, nu): log BR(y) = log ref(y) + P(y > nu) / tau - log Z.
 
-    Shapes: `[..., A] -> [..., A]` log-probabilities. Source: Munos et al., 2023, arXiv:2312.00886, proof of Prop. 1.
+    Shapes: `[..., A] -> [..., A]` log-probabilities; in a game of n players the opponents are `[n - 1, ..., A]` and
+    `player` says whose response it is. Source: Munos et al., 2023, arXiv:2312.00886, proof of Prop. 1.
     """
+    game = of_two(game)
     opponent_logp = check_policy(game, "opponent_logp", opponent_logp)
     return _best_response(game, opponent_logp)
 
@@ -118,14 +134,16 @@ def best_response_value(game: PreferenceGame, opponent_logp: ArrayLike) -> Float
 
 
 @functools.singledispatch
-def duality_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]:
+def duality_gap(game: Game, logp: ArrayLike) -> Float[Array, "*batch"]:
     r"""max_a J(a, pi) - min_b J(pi, b) = 2 tau KL(pi || BR(pi)): 0 at the regularised equilibrium and only there.
 
     Computed by that identity (I1), whose terms are non-negative: it resolves gaps far below 1e-16. The definition
     gives 2 max_a J(a, pi) - 1 (`duality_gap_by_value`, identity I2). NashConv of the symmetric profile;
     "exploitability" is half of it.
-    Shapes: `[..., A] -> [...]`, in units of win probability. Source: Zhang et al., 2024, arXiv:2407.00617, Sec. 2.
+    Shapes: `[..., A] -> [...]`, in units of win probability; in a game of n players `[n, ..., A] -> [n, ...]`, each
+    player's own gain. Source: Zhang et al., 2024, arXiv:2407.00617, Sec. 2.
     """
+    game = of_two(game)
     logp = check_policy(game, "logp", logp)
     return _duality_gap(game, logp)
 
@@ -143,10 +161,11 @@ def duality_gap_by_value(game: PreferenceGame, logp: ArrayLike) -> Float[Array, 
 
 
 @functools.singledispatch
-def original_gap(game: PreferenceGame, logp: ArrayLike) -> Float[Array, "*batch"]:
+def original_gap(game: Game, logp: ArrayLike) -> Float[Array, "*batch"]:
     r"""NashConv of the game without regularisation, 2 (max_y P(y > pi) - 1/2), over the responses the reference
     supports.
     """
+    game = of_two(game)
     logp = check_policy(game, "logp", logp)
     reachable = ~jnp.isneginf(game.ref_logp)
     return 2 * jnp.where(reachable, game.win_rate(logp) - 0.5, -jnp.inf).max(-1)

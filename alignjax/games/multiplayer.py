@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from alignjax import checks
 from alignjax.divergences import exact_kl
 from alignjax.games.equilibrium import damped_newton, nash
-from alignjax.games.game import PreferenceGame, best_response, duality_gap, original_gap
+from alignjax.games.game import Game, PreferenceGame, best_response, duality_gap, original_gap
 from alignjax.logspace import ArrayLike, Scalar, as_float, as_policy, log_softmax, per_batch
 
 Players = Float[Array, "n *batch A"]
@@ -31,7 +31,7 @@ NODES = 512
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class MultiplayerGame:
+class MultiplayerGame(Game):
     """n players, a reference and a temperature; an immutable pytree, leading axes `...` are a batch of games.
 
     Policies of all players are `[n, ..., A]`, the player first.
@@ -239,9 +239,7 @@ def _players(game: MultiplayerGame, name: str, logp: ArrayLike, count: int) -> A
 
 
 @best_response.register
-def _best_response(  # type: ignore[misc]  # the fallback is typed for people: the game of two
-    game: MultiplayerGame, opponents_logp: ArrayLike, player: int = 0
-) -> Float[Array, "*batch A"]:
+def _best_response(game: MultiplayerGame, opponents_logp: ArrayLike, player: int = 0) -> Float[Array, "*batch A"]:
     r"""argmax_pi J_i(pi, opponents): log BR(y) = log ref(y) + P_i(y beats the opponents) / tau - log Z."""
     if not isinstance(player, int) or not 0 <= player < game.num_players:
         raise ValueError(f"player must be one of 0..{game.num_players - 1}, got {player!r}")
@@ -250,9 +248,7 @@ def _best_response(  # type: ignore[misc]  # the fallback is typed for people: t
 
 
 @duality_gap.register
-def _duality_gap(  # type: ignore[misc]  # the fallback is typed for people: the game of two
-    game: MultiplayerGame, logps: ArrayLike
-) -> Float[Array, "n *batch"]:
+def _duality_gap(game: MultiplayerGame, logps: ArrayLike) -> Float[Array, "n *batch"]:
     r"""max_pi J_i(pi, others) - J_i(pi_i, others) = tau KL(pi_i || BR_i) of each player, `[n, ...]`.
 
     Half of the two-player gap for n = 2 with a shared oracle. Source: Wu et al., 2025, arXiv:2509.23102 v3, Eq. 9.
@@ -263,9 +259,7 @@ def _duality_gap(  # type: ignore[misc]  # the fallback is typed for people: the
 
 
 @original_gap.register
-def _original_gap(  # type: ignore[misc]  # the fallback is typed for people: the game of two
-    game: MultiplayerGame, logps: ArrayLike
-) -> Float[Array, "n *batch"]:
+def _original_gap(game: MultiplayerGame, logps: ArrayLike) -> Float[Array, "n *batch"]:
     r"""max_y P_i(y beats the others) - P_i(pi_i beats the others) of each player: the gain without regularisation."""
     players = _players(game, "logps", logps, game.num_players)
     rate = game.win_rate(players)
@@ -274,7 +268,7 @@ def _original_gap(  # type: ignore[misc]  # the fallback is typed for people: th
 
 
 @nash.register
-def _nash(  # type: ignore[misc]  # the fallback is typed for people: the game of two
+def _nash(
     game: MultiplayerGame,
 ) -> Float[Array, "*batch A"]:
     r"""The symmetric regularised equilibrium of players who share an oracle, `[..., A]`: the policy that is each

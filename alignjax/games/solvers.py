@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from alignjax import checks
 from alignjax.games import original_solvers, regularised_solvers
-from alignjax.games.game import PreferenceGame, check_policy, duality_gap, original_gap
+from alignjax.games.game import Game, PreferenceGame, check_policy, duality_gap, original_gap
 from alignjax.games.kernel import Board, Logits, Oracle
 from alignjax.logspace import ArrayLike, as_float, log_softmax, per_batch
 from alignjax.pytree import register
@@ -216,7 +216,7 @@ def _start(game: Any, init_logp: ArrayLike | None) -> Array:
 
 
 def solve(
-    game: PreferenceGame,
+    game: Game,
     name: str,
     *,
     num_steps: int,
@@ -248,6 +248,8 @@ def solve(
     Raises: ValueError on what is not allowed, UnknownName (with the nearest name) for an unknown solver.
     """
     row = solver(name)
+    if not isinstance(game, Game):
+        raise TypeError(f"game must be a PreferenceGame or a MultiplayerGame, got {type(game).__name__}")
     alone = isinstance(game, PreferenceGame)
     if not alone and not row.many_players:
         able = ", ".join(one.name for one in SOLVERS if one.many_players)
@@ -274,7 +276,7 @@ def solve(
     hyperparameters = {n: v for n, v in hyperparameters.items() if v is not None}
     start = _start(game, init_logp)
     sizes = _step_sizes(row, game, step_size if eta is None else _canonical(row, game, eta), num_steps)
-    if alone:
+    if isinstance(game, PreferenceGame):
         batch = np.broadcast_shapes(
             game.preference.shape[:-2], game.ref_logp.shape[:-1], start.shape[:-1], sizes.shape[1:]
         )
@@ -284,7 +286,7 @@ def solve(
         batch, dtype = start.shape[:-1], jnp.result_type(*jax.tree.leaves(game), start)
     start = start.astype(dtype)
     game, sizes = jax.tree.map(lambda x: x.astype(dtype), (game, sizes))
-    games_last = alone and key is None and game.num_responses <= UNROLLED and int(np.prod(batch)) >= MANY_GAMES
+    games_last = alone and key is None and start.shape[-1] <= UNROLLED and int(np.prod(batch)) >= MANY_GAMES
     last, trajectory, total = _run(
         game,
         start,
