@@ -34,7 +34,7 @@ LOOKS = {
 LOWEST = 1e-14
 
 
-def _curves(ax: Axes, run: simulation.Runs, *, floor: float = LOWEST, cut: bool = True) -> None:
+def _curves(ax: Axes, run: simulation.Runs, *, floor: float = LOWEST) -> None:
     """Gaps over updates: median over games and 10 to 90 % band."""
     for name in (EGPO, OMD, NASH_MD, OIPO2, NASH_MD_PG):
         gap = run[name]
@@ -42,8 +42,6 @@ def _curves(ax: Axes, run: simulation.Runs, *, floor: float = LOWEST, cut: bool 
         color, dashes = LOOKS[name]
         band(ax, kept * int(run["every"]), np.maximum(gap[kept].T, floor), NAMES[name], color, linestyle=dashes)
     log_axes(ax, y=True)
-    if cut:
-        reference_line(ax, CUT, "the official curves end here")
 
 
 def tables(settings: Settings) -> Figure:
@@ -53,10 +51,10 @@ def tables(settings: Settings) -> Figure:
     fig, axes = panels(4, titles=titles)
     for i, (ax, run) in enumerate(zip(axes[:3], runs, strict=True)):
         _curves(ax, run)
-        ax.set_ylim(LOWEST, 30 if i else 300)
-        describe(ax, "updates", "regularised duality gap", legend="upper right" if i == 0 else False)
-        ax.ticklabel_format(axis="x", style="plain")
-    axes[0].legend(loc="upper center", ncols=2, fontsize=10.5)
+        ax.set_ylim(LOWEST, 30)
+        ax.axhline(CUT, color=GREY, linestyle="--", linewidth=1.2)
+        describe(ax, "updates", "regularised duality gap", legend="lower left" if i == 0 else False)
+    axes[0].annotate("the official curves end at $10^{-6}$", (0, CUT / 2), va="top", color=GREY, fontsize=11)
     ax, last = axes[3], runs[2]
     ends = np.asarray([last["floor"].min() / 2, last["sharp_floor"].max() * 2])
     ax.plot(ends, ends, color=GREY, linestyle="--", label="predicted = measured")
@@ -74,13 +72,13 @@ def sampled(settings: Settings) -> Figure:
     """100 samples an update: tables and networks."""
     fig, (left, right) = panels(2, titles=("Tables, β = 0.01", "One network for ten contexts, β = 0.1"))
     run = simulation.sampled_tables(settings)
-    _curves(left, run, cut=False)
+    _curves(left, run)
     every = int(run["every"])
     exact = np.median(run["exact"], -1)
     left.plot(np.arange(len(exact)) * every, np.maximum(exact, LOWEST), color=BLACK, linewidth=1.4, linestyle="-")
     left.annotate("EGPO without sampling", (0.62, 0.06), xycoords="axes fraction", ha="right", fontsize=11)
-    left.set_ylim(3e-5, 3)
-    _curves(right, simulation.sampled_neural(settings), cut=False)
+    left.set_ylim(3e-5, 30)
+    _curves(right, simulation.sampled_neural(settings))
     describe(left, "updates", "regularised duality gap", legend=False)
     left.legend(loc="upper center", ncols=2, fontsize=10.5)
     describe(right, "updates", "", legend=False)
@@ -92,6 +90,7 @@ def neural(settings: Settings) -> Figure:
     run = simulation.neural(settings)
     fig, (ax,) = panels(1, size=(8.2, 5.2))
     _curves(ax, run)
+    reference_line(ax, CUT, "the official curves end here")
     ax.set_ylim(1e-10, 30)
     title = f"A network for ten contexts of 100 responses, β = {simulation.NETWORK.beta:g}"
     describe(ax, "updates", "regularised duality gap", title=title, legend=False)
@@ -102,7 +101,7 @@ def neural(settings: Settings) -> Figure:
 def rates(settings: Settings) -> Figure:
     """Which steps contract by 1 - h beta."""
     run = theory.rates(settings)
-    fig, (left, right) = panels(2, titles=("The worst step of each run", "One run's bound and its end"))
+    fig, (left, right) = panels(2, titles=("The worst step of all runs", "The bound and the end of each run"))
     number = len(theory.MULTIPLES)
     groups = ((0.01, 0.1, BLUE, "o", "-"), (0.1, 0.5, GREEN, "s", "--"), (0.5, 10.1, ORANGE, "^", "-."))
     for low, high, color, marker, dashes in groups:
@@ -113,12 +112,10 @@ def rates(settings: Settings) -> Figure:
             theory.MULTIPLES[some], np.nanmax(excess[some], -1),
             color=color, marker=marker, linestyle=dashes, label=f"β from {low:g} to {min(high, 10):g}",
         )  # fmt: skip
-    reference_line(left, 1.0, "1 − hβ")
     reference_line(left, 1.0, "2 / (1 + 2β)", vertical=True)
+    reference_line(left, 1.0, "1 − hβ")
     log_axes(left, y=True)
-    describe(
-        left, "step h, in units of 2 / (1 + 2β)", "largest factor of the divergence, over 1 − hβ", legend="upper left"
-    )
+    describe(left, "step h, in units of 2 / (1 + 2β)", "largest factor, over 1 − hβ", legend="lower right")
     row = list(theory.MULTIPLES).index(1.0)
     for index, color, marker, label in ((row, BLUE, "o", "h = 2 / (1 + 2β)"), (-1, VERMILION, "^", "h = 1 / (β + 3)")):
         right.plot(

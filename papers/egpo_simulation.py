@@ -83,7 +83,7 @@ def opponent_of(algorithm: str, logp: Array, ref_logp: Array, mixing: float) -> 
     return geometric_mixture(logp, ref_logp, mixing) if algorithm in (NASH_MD, NASH_MD_PG) else logp
 
 
-def exact_gradient(algorithm: str, game: PreferenceGame, logp: Array, opponent: Array, key: None = None) -> Array:
+def exact_gradient(algorithm: str, game: PreferenceGame, logp: Array, opponent: Array, chance: None = None) -> Array:
     r"""The population gradient in closed form, q the win-rates against the opponent, x = log pi / ref.
 
     uniform pairs   4 / A (x - mean x - (q - mean q) / beta)
@@ -100,25 +100,29 @@ def exact_gradient(algorithm: str, game: PreferenceGame, logp: Array, opponent: 
     return -(4 / beta if algorithm == OIPO2 else 1) * policy * centred
 
 
-def draw(key: Array, logp: Array, number: int) -> Array:
-    """`number` responses of each policy `[..., A]`, `[..., number]`, one uniform number each."""
+def draw(chance: Array, logp: Array) -> Array:
+    """Responses of each policy `[..., A]` by inverse transform, from uniform numbers `[..., n]`."""
     below = jnp.cumsum(jnp.exp(logp), -1)[..., None, :-1]
-    uniform = jax.random.uniform(key, (*logp.shape[:-1], number, 1), logp.dtype)
-    return (uniform > below).sum(-1)
+    return (chance[..., None] > below).sum(-1)
 
 
-def sampled_gradient(algorithm: str, game: PreferenceGame, logp: Array, opponent: Array, key: Array) -> Array:
-    """The gradient of the library's own loss on 100 drawn tuples: a pair and one opponent for both of its responses."""
-    keys = jax.random.split(key, 3)
-    each = 1 if algorithm == NASH_MD_PG else 2
+def sampled_gradient(algorithm: str, game: PreferenceGame, logp: Array, opponent: Array, chance: Array) -> Array:
+    """The gradient of the library's own loss on drawn tuples: a pair and one opponent for both of its responses.
+
+    `chance` `[..., n, 2]` are the uniform numbers of n tuples.
+    """
     if algorithm in ON_POLICY:
-        index = jnp.stack([draw(k, logp, SAMPLES) for k in keys[:each]], -1)
+        # Both draw a response and its opponent from policies; for online IPO 2 these two are the pair.
+        rival = draw(chance[..., 1], opponent)
+        first = draw(chance[..., 0], logp)
+        index = jnp.stack([first, rival] if algorithm == OIPO2 else [first], -1)
     else:
-        index = jax.random.randint(keys[0], (*logp.shape[:-1], SAMPLES, each), 0, game.num_responses)
-    rival = index[..., 1] if algorithm == OIPO2 else draw(keys[2], opponent, SAMPLES)
+        size = game.num_responses
+        pair = jnp.minimum((chance[..., 0] * size**2).astype(int), size**2 - 1)
+        index, rival = jnp.stack(divmod(pair, size), -1), draw(chance[..., 1], opponent)
     flat = index.reshape((*index.shape[:-2], -1))
     pick = lambda table: jnp.take_along_axis(table, flat, -1).reshape(index.shape)
-    rows = (flat * game.num_responses + jnp.repeat(rival, each, -1)).reshape(flat.shape)
+    rows = (flat * game.num_responses + jnp.repeat(rival, index.shape[-1], -1)).reshape(flat.shape)
     wins = jnp.take_along_axis(game.preference.reshape((*game.preference.shape[:-2], -1)), rows, -1)
     wins, ref_logp, beta = wins.reshape(index.shape), pick(game.ref_logp), game.tau[..., None]
 
@@ -164,23 +168,24 @@ def descend(
     """
     gradient = exact_gradient if key is None else sampled_gradient
 
-    def moved(params: Any, opponent: Array | None, key: Array | None) -> Any:
+    def moved(params: Any, opponent: Array | None, chance: Array | None) -> Any:
         logits, back = jax.vjp(logits_of, params)
         logp = log_softmax(logits)
         rival = opponent_of(algorithm, logp, game.ref_logp, mixing) if opponent is None else opponent
-        (slope,) = back(gradient(algorithm, game, logp, rival, key))
+        (slope,) = back(gradient(algorithm, game, logp, rival, chance))
         return jax.tree.map(lambda x, g: x - rate * g, params, slope)
 
-    def update(params: Any, key: Array | None) -> tuple[Any, None]:
-        first, second = (None, None) if key is None else jax.random.split(key)
-        after = moved(params, None, first)
+    def update(params: Any, chance: Array | None) -> tuple[Any, None]:
+        after = moved(params, None, None if chance is None else chance[0])
         if algorithm == EGPO:
-            after = moved(params, log_softmax(logits_of(after)), second)
+            after = moved(params, log_softmax(logits_of(after)), None if chance is None else chance[1])
         return after, None
 
     def several(params: Any, key: Array | None) -> tuple[Any, Array]:
-        keys = None if key is None else jax.random.split(key, every)
-        params, _ = jax.lax.scan(update, params, keys, length=every)
+        shape = (every, 2 if algorithm == EGPO else 1, *game.ref_logp.shape[:-1], SAMPLES, 2)
+        # All numbers of a block at once: one by one they would cost as much as the rest of an update.
+        chance = None if key is None else jax.random.uniform(key, shape, game.ref_logp.dtype)
+        params, _ = jax.lax.scan(update, params, chance, length=every)
         return params, duality_gap(game, log_softmax(logits_of(params)))
 
     keys = None if key is None else jax.random.split(key, points)

@@ -35,9 +35,11 @@ MULTIPLES = np.asarray([0.25, 0.5, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0])
 # --- rates ------------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnames="num_steps")
-def _excess(game: PreferenceGame, equilibrium: Array, start: Array, step: Array, num_steps: int) -> dict[str, Array]:
-    """Along a run of EGPO, the largest KL_{t+1} / ((1 - h beta) KL_t), and of the half step over KL_t; ends.
+@functools.partial(jax.jit, static_argnames=("name", "num_steps"))
+def excess(
+    game: PreferenceGame, equilibrium: Array, start: Array, step: Array, *, name: str, num_steps: int
+) -> dict[str, Array]:
+    """Along a run of a solver, the largest KL_{t+1} / ((1 - h beta) KL_t), and of the half step over KL_t; ends.
 
     Shapes `[..., games]` with the steps on the first axis.
     """
@@ -45,7 +47,7 @@ def _excess(game: PreferenceGame, equilibrium: Array, start: Array, step: Array,
 
     def one(carry: tuple[Array, Array, Array, Array], _: None) -> tuple[Any, None]:
         logp, now, worst, half = carry
-        after = solver_step(game, "egpo", logp, step)
+        after = solver_step(game, name, logp, step)
         then = kl(equilibrium, after)
         look = now > RESOLVED
         worst = jnp.maximum(worst, jnp.where(look, then / jnp.where(look, factor * now, 1.0), 0.0))
@@ -76,7 +78,8 @@ def rates(settings: Settings) -> Runs:
     allowed = steps * beta < 1 - 1e-9
     tried = jnp.asarray(np.where(allowed, steps, 0.5 / beta))
     start = jnp.broadcast_to(start, (len(steps), *start.shape))
-    found = {n: np.asarray(x) for n, x in _excess(game, equilibrium, start, tried, settings.size(200, 60)).items()}
+    runs = excess(game, equilibrium, start, tried, name="egpo", num_steps=settings.size(200, 60))
+    found = {n: np.asarray(x) for n, x in runs.items()}
     return {n: np.where(allowed, x, np.nan) for n, x in found.items()} | {"beta": beta, "step": steps}
 
 
