@@ -166,6 +166,35 @@ def leave_one_out(reward: Array, response_mask: ArrayLike | None = None) -> Floa
     return (reward - group_mean(reward, response_mask)) * jnp.where(count > 1, count / jnp.maximum(count - 1, 1.0), 0.0)
 
 
+def group_covariance(first: Array, second: Array, response_mask: ArrayLike | None = None) -> Float[Array, "*batch"]:
+    r"""1/(K - 1) sum_i (a_i - mean a)(b_i - mean b) = mean_{i < j} (a_i - a_j)(b_i - b_j) / 2; 0 in a group of one.
+
+    Not detached: gradients flow through both. `[..., K]`, `[..., K]` -> `[...]`.
+    """
+    first, second = kept(response_mask, as_float(first), as_float(second))
+    count = jnp.broadcast_to(_count(first, response_mask), (*first.shape[:-1], 1))[..., 0]
+    centred = lambda x: x - masked_mean(x, response_mask)[..., None]
+    product = masked_mean(centred(first) * centred(second), response_mask)
+    return product * jnp.where(count > 1, count / jnp.maximum(count - 1, 1.0), 0.0)
+
+
+def within_prompt_scale(reward: ArrayLike) -> Float[Array, ""]:
+    r"""Standard deviation of rewards within their prompts, sqrt(mean (r_i - r_j)^2 / 2), over a batch `[..., K]`.
+
+    Shifting all rewards of a prompt does not change it: P3O on r / scale keeps its invariance. K >= 2.
+    """
+    reward = sg(as_float(reward))
+    return jnp.sqrt(group_covariance(reward, reward).mean())
+
+
+def global_scale(reward: ArrayLike) -> Float[Array, ""]:
+    r"""Standard deviation of all rewards of a batch `[..., K]`, what a running one tends to: prompts' means are in it.
+
+    Source: the official code of Wu et al., 2023, arXiv:2310.00212 (scale_reward = "running").
+    """
+    return sg(as_float(reward)).std()
+
+
 def _count(reward: Array, response_mask: ArrayLike | None) -> Float[Array, "*batch 1"]:
     if response_mask is None:
         return jnp.asarray(float(reward.shape[-1]), reward.dtype)

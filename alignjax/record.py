@@ -75,12 +75,18 @@ def _at_least_one(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be at least 1, got {float(value):g}")
 
 
+def _bound(name: str, value: Any) -> None:
+    if checks.is_concrete(value) and not float(value) >= 1.0:
+        raise ValueError(f"{name} must be at least 1, or inf for none, got {float(value):g}")
+
+
 HYPERPARAMETERS: dict[str, tuple[Callable[[str, Any], None], str]] = {
     "beta": (_positive, "KL temperature, > 0; rewards have the unit of beta nats"),
     "mixture": (_unit, "weight of the reference in the geometric mixture, in [0, 1]; 0 is self-play"),
     "ema": (_unit, "weight of the past in the moving average of parameters, in [0, 1]"),
     "label_smoothing": (_below_half, "probability that a label is flipped, in [0, 0.5)"),
     "clip_range": (_positive, "half-width of the clip of the probability ratio around 1, > 0"),
+    "ratio_bound": (_bound, "largest importance weight C >= 1, smallest 1/C; inf for none"),
     "alpha": (_open_unit, "order of the alpha divergence, in (0, 1); 0 is reverse KL, 1 forward KL"),
     "std_epsilon": (_not_negative, "added to the group's standard deviation, >= 0"),
     "step_size": (_positive, "the canonical step h of a game's iteration, > 0, whatever the paper's letter"),

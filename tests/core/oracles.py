@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import expit, log_softmax, softmax
 
 __all__ = [
-    "ON_FEEDBACK", "PAIRS", "bradley_terry", "enumerate_population", "loss_and_weights", "mixed_bases",
+    "CONSISTENCY", "ON_FEEDBACK", "PAIRS", "bradley_terry", "enumerate_population", "loss_and_weights", "mixed_bases",
     "nash_fixed_point", "policies", "preferences", "softplus", "win_rates",
 ]  # fmt: skip
 
@@ -23,6 +23,8 @@ PAIRS = (
 """Losses on pairs with a label."""
 ON_FEEDBACK = ("dno", "egpo", "eo_mnpo", "inpo_soft", "mnpo_soft", "spin", "sppo", "xpo")
 """Losses on pairs without one, or with more than one, and SPPO's."""
+CONSISTENCY = ("agro", "copg", "dro", "p3o")
+"""Losses on differences of regularised rewards."""
 _HALF_STEP = ("ht_mnpo", "inpo", "mnpo", "onpo", "td_mnpo")
 
 
@@ -98,6 +100,46 @@ def _on_feedback(name: str, group: dict[str, np.ndarray], hyper: dict[str, Any])
     return (m - target) ** 2, 2 * (m - target)[..., None] * signs
 
 
+def _consistency(name: str, group: dict[str, np.ndarray], hyper: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """CoPG, AGRO, DRO and P3O by loops over the responses and their pairs."""
+    logp, r, beta = group["logp"], group["reward"], hyper["beta"]
+    h, k = logp - group["ref_logp"], logp.shape[-1]
+    value, c = np.zeros(logp.shape[:-1]), np.zeros_like(logp)
+    if name == "dro":
+        residual = r - group["value"][..., None] - beta * h
+        return 0.5 * (residual**2).mean(-1), -beta * residual / k
+    if name == "p3o":
+        old, eps, bound = group.get("behaviour_logp", logp), hyper["clip_range"], hyper["ratio_bound"]
+        clip = lambda x, low, high: np.minimum(np.maximum(x, low), high)
+        measured = h if hyper.get("kl", "recomputed") == "recomputed" else old - group["ref_logp"]
+        rho, g = np.exp(logp - old), r - beta * measured
+        if hyper.get("clip") == "joint":
+            gain = (g[..., 0] - g[..., 1]) * clip(rho[..., 0] * rho[..., 1], 1 / bound, bound)
+            moved = (logp - old)[..., 0] - (logp - old)[..., 1]
+            free = np.where(gain > 0, moved < eps, moved > -eps)
+            centre = h[..., 0] - h[..., 1] - moved
+            value = -0.5 * gain * (centre + np.where(free, moved, np.sign(gain) * eps))
+            return value, -0.5 * np.where(free, gain, 0.0)[..., None] * np.array([1.0, -1.0])
+        for i, j in ((0, 1), (1, 0)):
+            weight, q = clip(rho[..., j], 1 / bound, bound), g[..., i] - g[..., j]
+            x = weight * rho[..., i] if hyper.get("clip") == "product" else rho[..., i]
+            gain = q if hyper.get("clip") == "product" else q * weight
+            free = np.where(gain > 0, x < 1 + eps, x > 1 - eps)
+            value = value - 0.5 * gain * np.where(free, x, 1 + np.sign(gain) * eps)
+            c[..., i] = -0.5 * np.where(free, gain * x, 0.0)
+        return value, c
+    for i, j in itertools.combinations(range(k), 2):
+        pairs, full = k * (k - 1) / 2, (r - beta * h)[..., i] - (r - beta * h)[..., j]
+        if name == "agro":
+            value, slope = value + 0.5 * (full**2 / 2) / pairs, -0.5 * beta * full / pairs
+        else:
+            half = (r - beta / 2 * h)[..., i] - (r - beta / 2 * h)[..., j]
+            value, slope = value - half * (h[..., i] - h[..., j]) / pairs, -full / pairs
+        c[..., i] += slope
+        c[..., j] -= slope
+    return value, c
+
+
 def _score(name: str, logp: np.ndarray, ref_logp: np.ndarray | None, hyper: dict[str, Any]) -> tuple[Any, Any]:
     """The score of a response in a pair loss and its derivative in log pi."""
     if name == "slic":
@@ -153,6 +195,8 @@ def loss_and_weights(name: str, group: dict[str, np.ndarray], hyper: dict[str, A
         d_m = p * d_up - (1 - p) * d_down
         return p * up + (1 - p) * down, d_m[..., None] * slope * np.array([1.0, -1.0])
     assert ref is not None
+    if name in CONSISTENCY:
+        return _consistency(name, group, hyper)
     k = logp.shape[-1]
     beta = hyper["beta"]
     h = logp - ref

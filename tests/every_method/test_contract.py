@@ -47,6 +47,7 @@ def oracle_for(name, given, hyper):
 KNOWN = [
     *oracles.PAIRS,
     *oracles.ON_FEEDBACK,
+    *oracles.CONSISTENCY,
     "reinforce",
     "rloo",
     "ppo",

@@ -241,6 +241,10 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
             kind = "pair" if method.num_responses == 2 else "group"
     feedback = "win_rate" if "win_rate" in method.reads else "reward"
     unknown = [field for field in method.reads if field not in (*KINDS[kind], "win_rate")]
+    if kind == "token_group" and method.num_responses is not None:
+        raise AuditError(
+            f"{method.name} reads {method.num_responses} responses by their tokens, for which the audit has no arrays"
+        )
     if unknown:
         raise AuditError(f"{method.name} reads {', '.join(unknown)}, for which the audit has no arrays ({kind})")
 
