@@ -27,7 +27,7 @@ def instance():
 
 def problem_for(name, fields):
     sampler = oracles.policies(np.random.default_rng(21), B, A)
-    return aj.Problem(**fields, sampler_logp=sampler if name in ("dpo", "ipo", "ppo", "grpo") else None)
+    return aj.Problem(**fields, sampler_logp=sampler if name in ("dpo", "ipo", "p3o", "ppo", "grpo") else None)
 
 
 # The loss in the last column is a mean over draws with a meaning, or the same surrogate.
