@@ -1,8 +1,8 @@
 """What the record of a method promises, asserted by the audit; a new method is covered by being listed."""
 
+import contextlib
 import dataclasses
 import inspect
-import itertools
 
 import jax.numpy as jnp
 import pytest
@@ -11,13 +11,11 @@ import alignjax as aj
 from alignjax.equations import sg
 from alignjax.registry import METHODS
 from theory import properties
-from theory.auditing.subject import KINDS, AuditError
+from theory.auditing.subject import AuditError
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_method_meets_what_its_record_declares(name: str) -> None:
-    if METHODS[name].num_responses == 2 and "win_rate" in METHODS[name].reads:
-        pytest.skip(f"{name} reads win_rate, for which the audit has no arrays (pair)")
     try:
         properties.check_declared(METHODS[name])
     except AuditError as error:
@@ -28,9 +26,12 @@ def test_a_method_meets_what_its_record_declares(name: str) -> None:
 
 def test_what_a_record_says_is_what_is_asked() -> None:
     everywhere = {"gradient_finite": "holds", "batch_separable": "holds"}
+    asked = 0
     for method in METHODS.values():
-        if not set(method.reads) - {*itertools.chain(*KINDS.values()), "win_rate"}:
+        with contextlib.suppress(AuditError):  # it has no arrays for some
             assert everywhere.items() <= properties.declared(method).items()
+            asked += 1
+    assert asked > 20
     order, shift = {"permutation_equivariant": "holds"}, {"shift_invariant": "holds"}
     assert properties.declared(METHODS["rloo"]) == everywhere | order | shift
     assert properties.declared(METHODS["reinforce"]) == everywhere | order

@@ -18,7 +18,7 @@ from alignjax.envs import TokenTree
 from alignjax.logspace import log_softmax
 from alignjax.population import expected_loss, split
 from alignjax.problem import Problem
-from theory.auditing.subject import Subject
+from theory.auditing.subject import HELD, Subject
 
 TREE = TokenTree(2, 2)
 NUM_INSTANCES, NUM_RESPONSES = 6, 4
@@ -62,7 +62,13 @@ def population_problem(subject: Subject, ref_logp: Any, reward: Any, preference:
             "ref_token_logp": TREE.token_logp(TREE.conditionals(jnp.asarray(ref_logp))),
             "mask": jnp.asarray(TREE.mask),
         }
+    held = {
+        field: jnp.asarray(ref_logp)[None] if field == "opponent_logp" else jnp.asarray(ref_logp)
+        for field in HELD
+        if subject.method is not None and field in subject.method.reads
+    }
     return Problem(
+        **held,
         ref_logp=jnp.asarray(ref_logp),
         reward=jnp.asarray(reward),
         preference=None if preference is None else jnp.asarray(preference),

@@ -200,6 +200,10 @@ def load(path: str) -> Any:
     return found
 
 
+HELD = ("anchor_logp", "opponent_logp")
+"""The previous iterate and other players, of methods that read them: the audit holds them at the reference."""
+
+
 def subject_of(
     loss: Any,
     *,
@@ -240,7 +244,11 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
         else:
             kind = "pair" if method.num_responses == 2 else "group"
     feedback = "win_rate" if "win_rate" in method.reads else "reward"
-    unknown = [field for field in method.reads if field not in (*KINDS[kind], "win_rate")]
+    unknown = [
+        field
+        for field in method.reads
+        if field not in (*KINDS[kind], *HELD) and not (field == "win_rate" and kind != "pair")
+    ]
     if kind == "token_group" and method.num_responses is not None:
         raise AuditError(
             f"{method.name} reads {method.num_responses} responses by their tokens, for which the audit has no arrays"
@@ -254,6 +262,9 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
             if "reward" in given and feedback == "win_rate":
                 # A win-rate is the feedback of a response, as a reward is.
                 given["win_rate"] = given["reward"]
+            given["anchor_logp"], given["opponent_logp"] = given.get("ref_logp"), None
+            if "ref_logp" in given:
+                given["opponent_logp"] = given["ref_logp"][None]
             return method.evaluate(given, method.own(method.loss, hyper))
 
         return raw
