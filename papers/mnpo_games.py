@@ -11,9 +11,9 @@ import numpy as np
 from scipy.optimize import root
 
 from alignjax.games import MultiplayerGame, PreferenceGame, duality_gap, library, nash, solve
-from papers.mnpo_losses import divergence, wins
 from papers.nash_md_experiments import Runs, equilibria, normalised, sigmoid
 from papers.nash_md_policies import random_preferences
+from papers.pair_regression import divergence, wins
 from papers.record import Settings
 
 PLAYERS = (2, 3, 5)
@@ -130,8 +130,8 @@ HORIZONS = (100, 400, 1600)
 def rates(settings: Settings) -> Runs:
     """Gaps of the average policy with h = sqrt(8 D / T), D = max log 1 / pi_0, `[players, horizons, games]`.
 
-    `gap`: the original one; `ratio`: over multiplicative weights' bound sqrt(2 D / T); players start apart. `regularised`:
-    the same policy's gap in the game of Eq. 7, with a random reference and tau = .1.
+    `gap`: the original one; `ratio`: over multiplicative weights' bound sqrt(2 D / T); players start apart.
+    `regularised`: the same policy's gap in the game of Eq. 7, with a random reference and tau = .1.
     """
     generator, number = np.random.default_rng([settings.seed, 122]), settings.size(300, 60)
     table, ref = random_preferences(generator, (number,), 4), normalised(generator.normal(size=(number, 4)))

@@ -1,7 +1,6 @@
 """Runs behind the MNPO page that regress: Lemma 1, Proposition 1, fixed points of TD- and EO-MNPO, the code's means.
 
-A squared loss on pairs is a quadratic function of the policy's logits, so that its exact minimiser follows from its
-own gradients (`regression_minimiser`), without the closed form it is compared with. Each run is cached on its settings.
+Each is cached on its settings, so that claims and figures share it.
 """
 
 import dataclasses
@@ -14,11 +13,12 @@ import numpy as np
 from jax import Array
 from scipy.optimize import minimize
 
-from alignjax import Problem, laws, methods, population_grad, population_loss
+from alignjax import Problem, laws, methods, population_loss
 from alignjax.objectives.mnpo import multi_base_pair
 from alignjax.record import Method
 from papers.nash_md_experiments import Runs, equilibria, normalised
 from papers.nash_md_policies import random_preferences
+from papers.pair_regression import divergence, regression_minimiser, wins
 from papers.record import Settings
 
 SIZE = 5
@@ -64,30 +64,6 @@ def _fixed_weights(
 CORRECTED = _against_the_sampler("mnpo_soft")
 SHORT = dataclasses.replace(methods["td_mnpo"], loss=_short_weights, name="short_weights")
 RELEASED = dataclasses.replace(methods["td_mnpo"], loss=_fixed_weights, name="released_code")
-
-
-def regression_minimiser(method: str | Method, problem: Problem, **hyper: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The minimiser of a squared pair loss by its own gradients, log-probs, and the least curvature of the loss.
-
-    The gradient at logits x is g(0) + H x: A + 1 gradients give both, and x = -H^+ g(0). The curvature is the second
-    smallest eigenvalue (the smallest is that of a shift of all logits, 0): positive where the minimiser is unique.
-    """
-    size, batch = problem.num_responses, problem.batch_shape()
-    points = np.concatenate([np.zeros((1, size)), np.eye(size)]).reshape(size + 1, *(1,) * len(batch), size)
-    slopes = np.asarray(population_grad(method, problem, np.broadcast_to(points, (size + 1, *batch, size)), **hyper))
-    hessian = np.moveaxis(slopes[1:] - slopes[0], 0, -1)
-    logits = -(np.linalg.pinv(hessian, rcond=1e-13, hermitian=True) @ slopes[0][..., None])[..., 0]
-    return normalised(logits), np.linalg.eigvalsh(hessian)[..., 1]
-
-
-def divergence(logp: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """KL(p || q) over the last axis."""
-    return (np.exp(logp) * (logp - other)).sum(-1)
-
-
-def wins(preference: np.ndarray, logp: np.ndarray) -> np.ndarray:
-    """P(y beats the policy)."""
-    return (preference @ np.exp(logp)[..., None])[..., 0]
 
 
 @functools.cache
