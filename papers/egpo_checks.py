@@ -89,15 +89,9 @@ def two_calls(settings: Settings) -> Outcome:
     )
 
 
-def _exponent(settings: Settings, name: str) -> np.ndarray:
-    tau = survey.temperatures(settings)
-    low = tau <= (0.35 if settings.quick else 0.11)
-    return survey.slopes(tau[low], survey.regularised_calls(settings)[name][low])
-
-
 def oracle_calls(settings: Settings) -> Outcome:
     """Exponents of oracle calls over tau, for EGPO and mirror descent on the same games."""
-    slopes = {name: _exponent(settings, name) for name in (EGPO, OMD)}
+    slopes = {name: survey.exponents(settings, name) for name in (EGPO, OMD)}
     calls = survey.regularised_calls(settings)
     last = {name: np.median(calls[name][0]) for name in slopes}
     return Outcome(

@@ -43,7 +43,7 @@ BLOCKS = 400
 
 def temperatures(settings: Settings) -> np.ndarray:
     """The temperatures of the survey."""
-    return np.geomspace(0.1, 1.0, 3) if settings.quick else np.geomspace(0.01, 1.0, 7)
+    return np.geomspace(0.03, 1.0, 4) if settings.quick else np.geomspace(0.01, 1.0, 7)
 
 
 def number_of_games(settings: Settings) -> int:
@@ -66,7 +66,7 @@ def games_at(settings: Settings, tau: float) -> PreferenceGame:
 
 def longest(settings: Settings, target: str) -> int:
     """The most updates a run may take, a power of eight times `BLOCKS`."""
-    return BLOCKS * (8**2 if settings.quick else {"regularised": 8**4, "original": 8**3}[target])
+    return BLOCKS * (8**4 if target == "regularised" and not settings.quick else 8**3)
 
 
 def first_updates(
@@ -138,20 +138,26 @@ def original_calls(settings: Settings) -> dict[str, np.ndarray]:
     game = games_at(settings, 1.0)  # tau does not appear in the other two
     alike = len(temperatures(settings))
     rows["onpo"] = [first_updates(game, "onpo", original_gap, ORIGINAL_LEVEL, most)] * alike
-    rows["mwu"] = [average_updates(game, most)] * alike
+    rows["mwu"] = [average_calls(game, most)] * alike
     return {name: np.stack(found) for name, found in rows.items()}
 
 
-def average_updates(game: PreferenceGame, most: int) -> np.ndarray:
-    """The horizon from which on MWU's average policy has an original gap below 1e-4, each horizon with its own step."""
-    found, length = np.full(game.ref_logp.shape[0], np.inf), 8 * BLOCKS
-    while length <= most and not np.isfinite(found).all():
-        average = solve(game, "mwu", num_steps=length, every=length).average_logp
-        assert average is not None
-        done = np.asarray(original_gap(game, average)) < ORIGINAL_LEVEL
-        found = np.where(np.isinf(found) & done, length, found)
-        length *= 8
-    return found
+def average_calls(game: PreferenceGame, most: int) -> np.ndarray:
+    """`most` where MWU's average policy has an original gap below 1e-4 after so many steps, at the step for them."""
+    average = solve(game, "mwu", num_steps=most, every=most).average_logp
+    assert average is not None
+    return np.where(np.asarray(original_gap(game, average)) < ORIGINAL_LEVEL, most, np.inf)
+
+
+SMALL = 0.11
+"""Exponents are fitted over the temperatures up to here."""
+
+
+def exponents(settings: Settings, name: str) -> np.ndarray:
+    """The exponent of tau in a regularised solver's oracle calls at small temperatures, `[games]`."""
+    tau = temperatures(settings)
+    low = tau <= SMALL
+    return slopes(tau[low], regularised_calls(settings)[name][low])
 
 
 def slopes(tau: np.ndarray, calls: np.ndarray) -> np.ndarray:
