@@ -20,12 +20,17 @@ LOOKS = {
 }
 
 
-def _calls(ax: Axes, tau: np.ndarray, calls: np.ndarray, name: str, most: float) -> None:
+def _calls(
+    ax: Axes, tau: np.ndarray, calls: np.ndarray, name: str, most: float, quantiles: tuple[float, float] = (0.1, 0.9)
+) -> None:
     """Median and band; a game that does not arrive counts as `most`, and no point is drawn where most do not."""
     shown = np.where(np.isinf(calls), most, np.maximum(calls, 1)).T
     arrived = np.isfinite(np.median(calls, -1))
     color, dashes, marker = LOOKS[name]
-    band(ax, tau[arrived], shown[:, arrived], runs.NAMES[name], color, linestyle=dashes, marker=marker, markersize=5)
+    band(
+        ax, tau[arrived], shown[:, arrived], runs.NAMES[name], color,
+        quantiles=quantiles, linestyle=dashes, marker=marker, markersize=5,
+    )  # fmt: skip
 
 
 def oracle_calls(settings: Settings) -> Figure:
@@ -37,14 +42,13 @@ def oracle_calls(settings: Settings) -> Figure:
     for name in runs.REGULARISED:
         _calls(left, tau, regularised[name], name, np.inf)
     low = tau[tau <= 3 * runs.SMALL]
-    for name, power, text in (("egpo", -1, "1/τ"), ("omd", -2, "1/τ²")):
-        start = 0.45 * np.median(regularised[name][0])
-        guide = start * (low / low[0]) ** power
+    for name, power, text, factor in (("egpo", -1, "1/τ", 0.4), ("omd", -2, "1/τ²", 5.0)):
+        guide = factor * np.median(regularised[name][0]) * (low / low[0]) ** power
         left.plot(low, guide, color=GREY, linestyle="--", linewidth=1.3)
-        left.annotate(text, (low[-1], guide[-1]), xytext=(4, -4), textcoords="offset points", color=GREY, va="top")
+        left.annotate(text, (low[-1], guide[-1]), xytext=(5, 0), textcoords="offset points", color=GREY, va="center")
     most = runs.longest(settings, "original")
     for name in ("comal", "mpo", "onpo"):
-        _calls(right, tau, original[name], name, most)
+        _calls(right, tau, original[name], name, most, (0.25, 0.75))
     right.axhline(most, color=GREY, linestyle="--", linewidth=1.3)
     right.annotate(
         f"MWU, average policy: in no game by {most:,}", (1, most), xycoords=("axes fraction", "data"),
