@@ -275,7 +275,7 @@ def test_a_table_a_bandit_a_tree_and_a_log_linear_policy(clip):
         "table": run(problem),
         "bandit": run(bandit),
         "tree": run(problem, policy=tree.policy, init_params=tree.zeros()),
-        "log-linear": run(problem, policy=features.logp, init_params=features.zeros(), learning_rate=0.3),
+        "log-linear": run(problem, policy=features.logp, init_params=features.zeros(), num_steps=6000),
         "sampled": run(bandit, key=jax.random.key(1), learning_rate=0.1, batch_size=64),
     }
     if clip == "separate":
