@@ -120,7 +120,7 @@ CLAIMS = (
     _claim(
         "gradient-centred", "Proposition 5.1, corrected here",
         "Ours: with the log-ratio centred under the mixture it is, and the factor is -4 / tau.",
-        f"{_GAMES}; coefficients 0, 1/8, 1/2 and .9.",
+        f"{_GAMES}; eight coefficients from 0 to .9.",
         checks.centred_gradient,
         r"\nabla L = -\frac{4}{\tau} E_{y \sim \nu} [\nabla \log \pi(y) (P(y \succ \nu) - \frac{1}{2}"
         r" - \tau (x_y - E_\nu x))]",

@@ -20,7 +20,7 @@ from papers.nash_md_policies import random_preferences, random_problems
 from papers.pair_regression import divergence, regression_minimiser, wins
 from papers.record import Settings
 
-MIXTURES = (0.0, 0.125, 0.5, 0.9)
+MIXTURES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.9)
 """The mixture coefficients at which gradients are compared; the paper's trained policies have 1/8."""
 TAUS = (0.1, 1.0)
 SIZES = (2, 3, 10)

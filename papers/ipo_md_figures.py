@@ -54,13 +54,11 @@ def gradient(settings: Settings) -> Figure:
         ("centred", 0, "centred, τ = 0.1", BLUE, "-", "^"),
     )
     for name, row, label, colour, dashes, marker in rows:
-        values = np.maximum(run[name][:, row].T, 1e-17)
+        values = 100 * run[name][:, row].T
         band(ax, runs.MIXTURES, values, label, colour, linestyle=dashes, marker=marker)
-    log_axes(ax, y=True)
-    ax.set_ylim(1e-17, 10)
     describe(
-        ax, "mixture coefficient β", "relative error of the gradient",
-        title="Prop. 5.1 needs the log-ratio centred", legend="center right",
+        ax, "mixture coefficient β", "relative error of the gradient (%)",
+        title="Prop. 5.1 needs the log-ratio centred", legend="upper left",
     )  # fmt: skip
     return fig
 
@@ -76,7 +74,7 @@ def variance(settings: Settings) -> Figure:
             ax.plot(values, share, color=colour, linestyle=dashes, label=f"{size} responses")
     left.plot(float(least["explicit"]), 0, color=BLACK, marker="D", clip_on=False, linestyle="", label="case by hand")
     reference_line(left, 0.5, "1/2", vertical=True)
-    reference_line(right, 1.0, "equal", vertical=True)
+    right.axvline(1.0, color=GREY, linestyle="--", linewidth=1.4)
     left.set_xlim(0.2, 1.02)
     log_axes(right, x=True)
     right.set_xlim(0.03, 100)

@@ -115,7 +115,7 @@ def selection(settings: Settings) -> Figure:
         )
     rest = run["start"][run["end"] < 0] @ _CORNERS
     left.scatter(rest[:, 0], rest[:, 1], s=size, color=BLACK, marker="x", label="stays in the middle")
-    left.set_xlim(-0.15, 1.15)
+    left.set_xlim(-0.4, 1.15)
     left.legend(loc="upper left", fontsize=10, markerscale=1.5)
     ends = np.sort(paths["last"], -1)[..., ::-1]
     tau = np.repeat(paths["tau"], ends.shape[1])
@@ -123,7 +123,7 @@ def selection(settings: Settings) -> Figure:
     for y, (name, colour, marker) in enumerate(rows):
         right.plot(tau, ends[..., y].ravel(), color=colour, marker=marker, markersize=5, linestyle="", label=name)
     last = paths["tau"][(ends[..., 0] > 0.4).any(-1)].max()
-    reference_line(right, last, f"three ends up to τ ≈ {last:.2f}", vertical=True)
+    reference_line(right, last, f"τ ≈ {last:.2f}", vertical=True)
     right.set_ylim(-0.04, 1.14)
     describe(right, "temperature τ", "player 1's probabilities at the end", legend="center left")
     return fig

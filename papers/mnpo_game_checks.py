@@ -18,8 +18,8 @@ def symmetric(settings: Settings) -> Outcome:
         measured=[run["nash"].max(), run["apart"].max()],
         tolerance=1e-6,
         runs=run["nash"].size + run["apart"].size,
-        note="largest difference of log-probability with the mean of pairwise preferences and with Plackett-Luce; "
-        "n = 2, 3 and 5",
+        note="largest difference of log-probability with the mean of pairwise preferences (n = 2, 3, 5) and "
+        "with Plackett-Luce (n = 3)",
     )
 
 
