@@ -83,7 +83,7 @@ def opponent_of(algorithm: str, logp: Array, ref_logp: Array, mixing: float) -> 
     return geometric_mixture(logp, ref_logp, mixing) if algorithm in (NASH_MD, NASH_MD_PG) else logp
 
 
-def exact_gradient(algorithm: str, game: PreferenceGame, logp: Array, opponent: Array, chance: None = None) -> Array:
+def exact_gradient(algorithm: str, game: PreferenceGame, logp: Array, opponent: Array) -> Array:
     r"""The population gradient in closed form, q the win-rates against the opponent, x = log pi / ref.
 
     uniform pairs   4 / A (x - mean x - (q - mean q) / beta)
@@ -91,7 +91,7 @@ def exact_gradient(algorithm: str, game: PreferenceGame, logp: Array, opponent: 
     Nash-MD-PG      -pi (q - beta x - E_pi[q - beta x])
     """
     x, win_rate = logp - game.ref_logp, game.win_rate(opponent)
-    beta = game.tau[..., None]
+    beta = jnp.asarray(game.tau)[..., None]
     if algorithm not in ON_POLICY:
         residual = x - win_rate / beta
         return 4 / game.num_responses * (residual - residual.mean(-1, keepdims=True))
@@ -124,7 +124,7 @@ def sampled_gradient(algorithm: str, game: PreferenceGame, logp: Array, opponent
     pick = lambda table: jnp.take_along_axis(table, flat, -1).reshape(index.shape)
     rows = (flat * game.num_responses + jnp.repeat(rival, index.shape[-1], -1)).reshape(flat.shape)
     wins = jnp.take_along_axis(game.preference.reshape((*game.preference.shape[:-2], -1)), rows, -1)
-    wins, ref_logp, beta = wins.reshape(index.shape), pick(game.ref_logp), game.tau[..., None]
+    wins, ref_logp, beta = wins.reshape(index.shape), pick(game.ref_logp), jnp.asarray(game.tau)[..., None]
 
     def loss(picked: Array) -> Array:
         if algorithm == OIPO2:
@@ -166,13 +166,16 @@ def descend(
     EGPO takes two gradients at the same parameters: against the policy, and against the policy of the half step.
     Gradients are exact, or with a key from samples.
     """
-    gradient = exact_gradient if key is None else sampled_gradient
 
     def moved(params: Any, opponent: Array | None, chance: Array | None) -> Any:
         logits, back = jax.vjp(logits_of, params)
         logp = log_softmax(logits)
         rival = opponent_of(algorithm, logp, game.ref_logp, mixing) if opponent is None else opponent
-        (slope,) = back(gradient(algorithm, game, logp, rival, chance))
+        if chance is None:
+            gradient = exact_gradient(algorithm, game, logp, rival)
+        else:
+            gradient = sampled_gradient(algorithm, game, logp, rival, chance)
+        (slope,) = back(gradient)
         return jax.tree.map(lambda x, g: x - rate * g, params, slope)
 
     def update(params: Any, chance: Array | None) -> tuple[Any, None]:
@@ -275,7 +278,7 @@ def tables(settings: Settings) -> list[Runs]:
                     algorithm=name, logits_of=table, points=POINTS, every=every,
                 )  # fmt: skip
             else:
-                extra = {"mixture": plan.mixing} if name == NASH_MD else {}
+                extra: dict[str, Any] = {"mixture": plan.mixing} if name == NASH_MD else {}
                 run = solve(game, name, num_steps=plan.updates, step_size=plan.step_size, every=every, **extra)
                 gap, last = duality_gap(game, run.trajectory), run.logp
             runs[name], runs[f"{name}.last"] = np.asarray(gap), np.asarray(last)

@@ -122,8 +122,8 @@ def losses(settings: Settings) -> Runs:
         hyper = {"beta": beta} | ({"mixture": mixing} if mixing else {})
         true = population_grad(method, problem, logits, **hyper)
         rival = simulation.opponent_of(name, logp, problem.ref_logp, mixing)
-        found = simulation.exact_gradient(name, game, logp, rival)
-        closed.append(jnp.abs(found - true).max(-1) / jnp.linalg.norm(true, axis=-1))
+        formula = simulation.exact_gradient(name, game, logp, rival)
+        closed.append(jnp.abs(formula - true).max(-1) / jnp.linalg.norm(true, axis=-1))
     apart = _triples(problem, logits, beta) - exact
     found = {
         "update": jnp.abs(descended - stepped).max(-1),
@@ -196,7 +196,8 @@ def fixed_points(settings: Settings) -> Runs:
             after = solver_step(game, name, equilibrium, fraction / game.tau)
             found.append(np.asarray(jnp.abs(after - equilibrium).max(-1)))
     problem = Problem(ref_logp=game.ref_logp[:50], preference=game.preference[:50])
-    slope = jax.vmap(lambda p, x, b: population_grad("egpo", p, x, beta=b))(problem, equilibrium[:50], game.tau[:50])
+    beta = jnp.asarray(game.tau)[:50]
+    slope = jax.vmap(lambda p, x, b: population_grad("egpo", p, x, beta=b))(problem, equilibrium[:50], beta)
     return {name: np.stack(found) for name, found in moves.items()} | {"gradient": np.asarray(slope)}
 
 

@@ -106,9 +106,9 @@ FIGURES = (
         id="game-survey",
         title="Oracle calls of every solver over the temperature",
         caption="Calls of the preference oracle, not updates, until the gap of the last policy is small; the same "
-        "random games at every temperature, every solver at its default step; medians over games. Left: solvers "
-        "whose target is the regularised Nash, 10 to 90 % band. Right: those of the original game, quartile band, where "
-        "tau is the temperature of the prox or the magnet; a game that does not arrive counts as the dashed line.",
+        "random games at every temperature, every solver at its default step; medians over games. Left: solvers whose "
+        "target is the regularised Nash, 10 to 90 % band. Right: those of the original game, quartile band, where tau "
+        "is the temperature of the prox or the magnet; a game that does not arrive counts as the dashed line.",
         draw=figures.oracle_calls,
     ),
 )
