@@ -216,7 +216,7 @@ CLAIMS = (
     _claim(
         "effective-temperature", "Eq. 17 and its official code, derived here",
         "Ours: the released loss has as its fixed point the two-player Nash at tau = eta ratio.",
-        "The loss's minimiser iterated on 100 (40) random games with its two last policies as history, against "
+        "The loss's minimiser iterated on 80 (40) random games with its two last policies as history, against "
         "Newton's method.",
         checks.effective_temperature,
         r"\pi \propto \mu \exp(\frac{P(y \succ \pi)}{\eta \cdot \mathrm{ratio}})",

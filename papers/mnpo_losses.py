@@ -171,10 +171,10 @@ def fixed_points(settings: Settings) -> Runs:
     `effective`: at tau = eta ratio, for two ratios and two etas; `weights`: with the history weighted (.25, .75);
     `step`: KL between one step with those weights and with equal ones; `short`: weights that sum to 3/4.
     """
-    number = settings.size(100, 40)
+    number = settings.size(80, 40)
     x = {name: value[..., :number, :] for name, value in worlds(settings).items() if name != "preference"}
     x["preference"] = worlds(settings)["preference"][:number]
-    steps = settings.size(200, 120)
+    steps = settings.size(150, 120)
     effective = []
     for ratio in RATIO:
         for eta in ETA:

@@ -111,10 +111,15 @@ def pairs(settings: Settings) -> Samples:
     )  # fmt: skip
 
 
-def slope(loss: Loss, samples: Samples) -> np.ndarray:
-    """Gradients with respect to both log-probs of every pair, `[pairs, 2]`."""
-    total = lambda logp: loss(dataclasses.replace(samples, logp=logp)).sum()
-    return np.asarray(jax.grad(total)(samples.logp))
+def slopes(losses: Mapping[str, Loss], samples: Samples) -> dict[str, np.ndarray]:
+    """Gradients with respect to both log-probs of every pair, `[pairs, 2]`, of each loss by name: one program."""
+
+    @jax.jit
+    def gradients(logp: Array) -> dict[str, Array]:
+        total = lambda loss, x: loss(dataclasses.replace(samples, logp=x)).sum()
+        return {name: jax.grad(functools.partial(total, loss))(logp) for name, loss in losses.items()}
+
+    return {name: np.asarray(value) for name, value in gradients(samples.logp).items()}
 
 
 def relative(found: np.ndarray, wanted: np.ndarray, *, scaled: bool) -> float:
@@ -134,20 +139,19 @@ def errors(settings: Settings) -> Runs:
     the mean of their squares is from SPPO's loss. `practical`: the printed DNO against DNO-Prct at beta = 1.
     """
     samples = pairs(settings)
-    found: dict[str, list[float]] = {"corrected": [], "printed": [], "unit": []}
+    found: dict[str, list[float]] = {}
     for beta, h in ((0.3, 0.7), (1.0, 1.0)):
-        own, print_, right = direct(beta, h), printed(beta, h), corrected(beta, h)
-        for name in NAMES:
-            wanted = slope(own[name], samples)
-            found["printed" if beta < 1 else "unit"].append(relative(slope(print_[name], samples), wanted, scaled=True))
-            if beta < 1:
-                if name == "SPPO":
-                    wanted = slope(functools.partial(_difference_squared, h=h), samples)
-                found["corrected"].append(relative(slope(right[name], samples), wanted, scaled=False))
+        off = slopes(printed(beta, h), samples)
+        wanted = slopes(direct(beta, h), samples)
+        key = "printed" if beta < 1 else "unit"
+        found[key] = [relative(off[name], wanted[name], scaled=True) for name in NAMES]
+        if beta < 1:
+            right = slopes(corrected(beta, h), samples)
+            wanted |= slopes({"SPPO": functools.partial(_difference_squared, h=h)}, samples)
+            found["corrected"] = [relative(right[name], wanted[name], scaled=False) for name in NAMES]
+        else:
+            wanted = slopes({"DNO": lambda s: methods["dno_prct"](s, beta=1.0)}, samples)
+            practical = relative(off["DNO"], wanted["DNO"], scaled=False)
     again = jnp.square(_residuals(samples, 0.7)).mean(-1) - methods["sppo"](samples, step_size=0.7)
-    practical = slope(lambda s: methods["dno_prct"](s, beta=1.0), samples)
-    more = {
-        "residuals": np.abs(np.asarray(again)).max(),
-        "practical": relative(slope(printed(1.0, 1.0)["DNO"], samples), practical, scaled=False),
-    }
+    more = {"residuals": np.abs(np.asarray(again)).max(), "practical": practical}
     return {name: np.asarray(values) for name, values in (found | more).items()}
