@@ -115,12 +115,12 @@ def rates(settings: Settings) -> Figure:
     reference_line(left, 1.0, "2 / (1 + 2β)", vertical=True)
     reference_line(left, 1.0, "1 − hβ")
     log_axes(left, y=True)
-    describe(left, "step h, in units of 2 / (1 + 2β)", "largest factor, over 1 − hβ", legend="lower right")
+    describe(left, "step h, in units of 2 / (1 + 2β)", "largest factor, over 1 − hβ", legend="center left")
     row = list(theory.MULTIPLES).index(1.0)
     for index, color, marker, label in ((row, BLUE, "o", "h = 2 / (1 + 2β)"), (-1, VERMILION, "^", "h = 1 / (β + 3)")):
         right.plot(
             np.maximum(run["bound"][index], 1e-30), np.maximum(run["final"][index], 1e-33),
-            color=color, marker=marker, linestyle="", markersize=3, alpha=0.6, label=label,
+            color=color, marker=marker, linestyle="", markersize=3, alpha=0.6, rasterized=True, label=label,
         )  # fmt: skip
     line = np.asarray([1e-30, 30.0])
     right.plot(line, line, color=GREY, linestyle="--", label="the bound")
