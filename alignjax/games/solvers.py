@@ -120,6 +120,13 @@ def policy_of(state: Any) -> Logits:
     return state if isinstance(state, jax.Array) else state.logp
 
 
+def _exact(game: Any) -> Oracle:
+    """The exact win-rate; less 1/2 in a game of two, so that logits without a reference do not drift away."""
+    if not isinstance(game, PreferenceGame):
+        return game.win_rate  # type: ignore[no-any-return]
+    return lambda logits: jnp.einsum("...ij,...j->...i", game.skew, jax.nn.softmax(logits))
+
+
 def _unrolled(skew: Float[Array, "A A games"]) -> Oracle:
     """The exact win-rate less 1/2 with the games last, as a sum of A columns: A multiplications of long vectors
     instead of many small matrix products.
@@ -146,7 +153,7 @@ def _sampled(game: PreferenceGame, key: Array, num_samples: int) -> Oracle:
         reached = (draws > below).astype(logits.dtype).mean(0)
         ends = jnp.ones_like(logits[..., :1])
         shares = jnp.concatenate([ends, reached], -1) - jnp.concatenate([reached, 0 * ends], -1)
-        return jnp.einsum("...ij,...j->...i", game.preference, shares)
+        return jnp.einsum("...ij,...j->...i", game.skew, shares)
 
     return win_rate
 
@@ -183,7 +190,7 @@ def _run(
         exact = _unrolled(last(game.skew, 2))
     else:
         board = Board(game.ref_logp, per_batch(tau), game.others)
-        start, sizes, exact = init_logp, per_batch(step_sizes), game.win_rate
+        start, sizes, exact = init_logp, per_batch(step_sizes), _exact(game)
     axis = 0 if games_last else -1
 
     def one(carry: tuple[Any, Array | None], inputs: tuple[Array, Array | None]) -> tuple[Any, None]:
