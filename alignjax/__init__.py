@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignjax import envs as envs
 from alignjax import games as games
+from alignjax import multiobjective as multiobjective
 from alignjax.best_of import best_of_n as best_of_n
 from alignjax.best_of import bond_reward as bond_reward
 from alignjax.checks import UnknownName as UnknownName
@@ -48,8 +49,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Fit", "Method", "NoOptimum", "Problem", "Samples", "Source", "UnknownName", "alpha_divergence",
     "best_of_n", "bond_reward", "bradley_terry", "chi_square", "envs", "f_divergence", "fit", "games",
-    "geometric_mixture", "gibbs", "jeffreys", "jensen_shannon", "kl", "log_partition", "methods", "objective",
-    "optimal_value", "population_grad", "population_loss", "renyi", "reverse_kl", "sampled_grad",
+    "geometric_mixture", "gibbs", "jeffreys", "jensen_shannon", "kl", "log_partition", "methods", "multiobjective",
+    "objective", "optimal_value", "population_grad", "population_loss", "renyi", "reverse_kl", "sampled_grad",
     "sampled_loss", "suboptimality", "tilt", "total_variation",
 ]  # fmt: skip
 
