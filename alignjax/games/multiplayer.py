@@ -287,18 +287,23 @@ def _nash(
     if game.preferences is not None:
         return nash(PreferenceGame(preference=game.preferences, ref_logp=game.ref_logp, tau=game.tau))
     assert game.scores is not None
-    batch, size = game.ref_logp.shape[:-1], game.num_responses
-    rivals = game.num_players - 1
-    flat = functools.partial(jnp.reshape, shape=(-1, size))
+    return _symmetric(game.scores, game.ref_logp, as_float(game.tau), num_players=game.num_players)
+
+
+@functools.partial(jax.jit, static_argnames="num_players")
+def _symmetric(scores: Array, ref_logp: Array, tau: Array, *, num_players: int) -> Array:
+    """The root of F(x) = x - P(. > n - 1 copies of softmax(log ref + x)) / tau, for every game."""
+    batch, size = ref_logp.shape[:-1], ref_logp.shape[-1]
+    rivals = num_players - 1
 
     def one(scores: Array, ref_logp: Array, tau: Array) -> Array:
-        def advantage(offset: Array) -> Array:
+        def residual(offset: Array, warm: Array) -> Array:
             rate = _against(scores, rivals * _log_reach(scores, log_softmax(ref_logp + offset)))
-            return rate - 1 / (rivals + 1)
+            return offset - (rate - 1 / num_players) / warm
 
-        residual = lambda offset, warm: offset - advantage(offset) / warm
         return damped_newton(residual, jax.jacfwd(residual), jnp.zeros_like(ref_logp), tau)
 
-    ref_logp = jnp.where(jnp.isneginf(game.ref_logp), jnp.finfo(game.ref_logp.dtype).min / 4, game.ref_logp)
-    offset = jax.jit(jax.vmap(one))(flat(game.scores), flat(ref_logp), jnp.ravel(jnp.broadcast_to(game.tau, batch)))
-    return log_softmax(game.ref_logp + offset.reshape((*batch, size)))
+    flat = functools.partial(jnp.reshape, shape=(-1, size))
+    finite = jnp.where(jnp.isneginf(ref_logp), jnp.finfo(ref_logp.dtype).min / 4, ref_logp)
+    offset = jax.vmap(one)(flat(scores), flat(finite), jnp.ravel(jnp.broadcast_to(tau, batch)))
+    return log_softmax(ref_logp + offset.reshape((*batch, size)))
