@@ -154,8 +154,8 @@ def contrast_lowers_the_variance(
 
     Proof: X_1 and X_2 have the same law, and Cauchy-Schwarz bounds their covariance. With two responses E <X_1,
     X_2> is 4 (f p_1 p_2)^2 and |E X_1|^2 is half of it, so that the covariance is positive. With three or more it
-    can be negative: ratios down to 0.28 are
-    met in random instances, so that "at least half" does not hold in general. All pairs are enumerated.
+    can be negative: a minimiser finds ratios down to 1/4, so that "at least half" does not hold in general. All pairs
+    are enumerated.
     """
     preference, ref_logp = _game(problem)
     logp = definitions.softmax_of(logits)
