@@ -33,11 +33,11 @@ def pama(
 
     A surrogate. `combine` says how the M advantages become one: "token", as above, for every response apart (with
     `use_noon` off, the number of least size between the smallest and the largest A_ki); "batch", one number for the
-    whole group, whose gradient is 0 on average; "batch_vertex", the objective that number belongs to; "gram", the
-    weights of the bound that holds (MGDA-UB); "linear", equal weights (MORLHF with `use_noon` off). The batch is the
-    prompt's group of K: put several prompts on the K axis to share one number. Both batch readings need Noon. `behaviour_logp` is pi_old (the
-    detached policy if absent). Worked number: two responses with rewards (2, 0) and (0, 0), at pi = ref: nothing is
-    good for both objectives, so the gradient is 0.
+    whole group, whose gradient vanishes in large groups; "batch_vertex", the objective that number belongs to; "gram",
+    the weights of the bound that holds (MGDA-UB); "linear", equal weights (MORLHF with `use_noon` off). The batch is
+    the prompt's group of K: put several prompts on the K axis to share one number. Both batch readings need Noon.
+    `behaviour_logp` is pi_old (the detached policy if absent). Worked number: two responses with rewards (2, 0) and
+    (0, 0), at pi = ref: nothing is good for both objectives, so the gradient is 0.
     Source: He and Maghsudi, 2025, arXiv:2508.07768, Algorithm 1 and Theorem 1; group means instead of value heads.
     """
     checks.member("combine", combine, COMBINATIONS)
