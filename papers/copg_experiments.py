@@ -185,7 +185,7 @@ def _flows(ref: Array, reward: Array, beta: Array, law: Array, other: Array, sta
 @functools.cache
 def averages(settings: Settings) -> Runs:
     """`error` `[instances, 5, times]`: distance from Gibbs of the runs with each baseline; `time` in steps."""
-    number, steps, every = 60, settings.size(60_000, 20_000), 200
+    number, steps, every = 60, settings.size(60_000, 20_000), 20
     generator = np.random.default_rng([settings.seed, 1])
     policy = lambda spread: np.asarray(log_softmax(spread * generator.normal(size=(number, SIZE))))
     ref, law, other = policy(1.0), np.exp(policy(1.0)), np.exp(policy(1.0))
