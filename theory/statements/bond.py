@@ -76,14 +76,14 @@ def backward_is_rlhf(
 
 
 def shared_target(problem: Problem, logits: Logits, weight: Array, *, shift: float = 0.0, hotter: float = 1.0) -> Array:
-    r"""BoN is stationary for BOND at every weight, and with r_BOND and beta = 1 / (N - 1) for RLHF, RLOO and DPO."""
+    r"""BoN is stationary for BOND at every weight, and with r_BOND and beta = 1 / (N - 1) for RLHF, DPO and CoPG."""
     anchor, reward = _anchor(problem)
     n = 1.5 + 4 * weight
     at = written_out(anchor, reward, n + shift)
     there = Problem(ref_logp=anchor, reward=bond_reward(anchor, reward, n))
     beta = hotter / (n - 1)
     slacks = [equal(population_grad("bond", problem, at, n=n, weight=weight), 0.0)]
-    slacks += [equal(population_grad(name, there, at, beta=beta) / beta, 0.0) for name in ("reinforce", "rloo", "dpo")]
+    slacks += [equal(population_grad(name, there, at, beta=beta) / beta, 0.0) for name in ("reinforce", "rloo", "dpo", "copg", "agro", "dro")]
     return both(*slacks)
 
 
@@ -188,7 +188,7 @@ STATEMENTS = (
     ),
     Statement(
         id="bond/G3",
-        says="BOND at every weight, and RLHF, RLOO and DPO with the BOND reward, are stationary at best-of-N",
+        says="BOND at every weight, and RLHF, DPO, CoPG, AGRO and DRO with the BOND reward, are stationary at best-of-N",
         formula=r"\nabla L(\pi_{\rm BoN})=0",
         slack=shared_target,
         instance=anchored_problem,
