@@ -284,6 +284,7 @@ def test_every_row_of_the_table_is_its_method():
         if row.name in labelled:
             record = aj.methods[labelled[row.name]](samples, **expected[row.name][1])
             np.testing.assert_allclose(row(samples, **expected[row.name][1]), record, rtol=1e-12)
+    np.testing.assert_allclose(aj.methods["dno"](samples, **step), cross, rtol=1e-12)
     rows = {row.name: row for row in TABLE_1}
     plain = aj.Samples(logp=samples.logp, anchor_logp=samples.anchor_logp)
     np.testing.assert_allclose(rows["SPIN"](plain, beta=beta), aj.methods["spin"](plain, beta=beta), rtol=1e-12)
