@@ -54,9 +54,12 @@ ANCHORS = (("EMA, η = 0.02", 0.02, 1), ("hard, every 50 steps", 1.0, 50), ("har
 """(name, eta, steps between two moves)."""
 
 
+TRAINING_RATES = (0.5, 2.0, 8.0)
+
+
 @functools.cache
-def trained(settings: Settings) -> Runs:
-    """BOND with n = 2 and w = 1/2, exact steps of rate 0.5 towards Bo_2(anchor), 400 of them, bandits of 30 responses.
+def trained(settings: Settings, rate: float) -> Runs:
+    """BOND with n = 2 and w = 1/2, 400 exact steps towards Bo_2(anchor), bandits of 30 responses.
 
     `cost`, `log_quantile` of the policy `[steps, anchors, seeds]`; `frontier`: log-quantile of the exact best-of-N of
     the same KL.
@@ -74,7 +77,7 @@ def trained(settings: Settings) -> Runs:
                 logp = jax.nn.log_softmax(x)
                 return 0.5 * (kl(target, logp) + kl(logp, target)).sum()
 
-            logits = logits - 0.5 * jax.grad(loss)(logits)
+            logits = logits - rate * jax.grad(loss)(logits)
             due = (count + 1) % every == 0
             anchor = jnp.where(due, (1 - eta) * anchor + eta * logits, anchor)
             found = measures(problem, jax.nn.log_softmax(logits), 2.0)

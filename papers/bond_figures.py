@@ -24,7 +24,11 @@ from papers.figures import (
 )
 from papers.record import Settings
 
-WEIGHTS = (("w = 0, forward KL alone", VERMILION, "--"), ("w = 1/2", BLUE, "-"), ("w = 1, backward KL alone", GREEN, "-."))
+WEIGHTS = (
+    ("w = 0, forward KL alone", VERMILION, "--"),
+    ("w = 1/2", BLUE, "-"),
+    ("w = 1, backward KL alone", GREEN, "-."),
+)
 
 
 def _divergences(run: training.Runs) -> Figure:
@@ -97,7 +101,7 @@ def rounds(settings: Settings) -> Figure:
 
 def moving(settings: Settings) -> Figure:
     """KL of anchors against the closed form, and of trained policies."""
-    run, trained = anchors.perfect(settings), anchors.trained(settings)
+    run, trained = anchors.perfect(settings), anchors.trained(settings, anchors.TRAINING_RATES[0])
     fig, (left, right) = panels(2, titles=("Perfect distillation every step", "Trained, exact gradients"))
     looks = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"))
     for i, (rate, last, (color, dashes)) in enumerate(zip(anchors.RATES, anchors.STEPS, looks, strict=True)):
@@ -122,18 +126,24 @@ def frontier(settings: Settings) -> Figure:
     fig, (left, right) = panels(2, titles=("Win-rate against one sample", "What best-of-N leaves"))
     cost, wins, highest = many.mean(-1).T
     fine = np.geomspace(1.01, 32, 200)
-    left.plot(np.asarray(best_of_n_kl(fine)), fine / (fine + 1), color=BLUE, linestyle="-", label="best-of-N, N/(N + 1)")
-    left.plot(cost, highest, color=VERMILION, linestyle="", marker="^", markersize=8, label="best possible, 20,000 responses")
+    left.plot(
+        np.asarray(best_of_n_kl(fine)), fine / (fine + 1), color=BLUE, linestyle="-", label="best-of-N, N/(N + 1)"
+    )
+    left.plot(
+        cost, highest, color=VERMILION, linestyle="", marker="^", markersize=8, label="best possible, 20,000 responses"
+    )
     left.plot(cost, wins, color=BLUE, linestyle="", marker="o", label="best-of-N, 20,000 responses")
     for x, y, n in zip(cost, wins, laws.NUMBERS, strict=True):
         left.annotate(f"N = {n:g}", (x, y), xytext=(8, -12), textcoords="offset points", color=BLUE, fontsize=11)
     describe(left, "KL from the reference  (nats)", "win probability", legend="lower right")
     order = np.argsort(finite["numbers"])
     band(right, finite["numbers"][order], (finite["highest"] - finite["wins"])[:, order], "30 responses", GREEN)
-    right.plot(laws.NUMBERS, highest - wins, color=VERMILION, linestyle="", marker="^", markersize=8, label="20,000 responses")
+    right.plot(
+        laws.NUMBERS, highest - wins, color=VERMILION, linestyle="", marker="^", markersize=8, label="20,000 responses"
+    )
     right.set_xscale("log", base=2)
     right.set_ylim(0, 0.0125)
-    describe(right, "N", "win probability below the best possible", legend="upper right")
+    describe(right, "N", "gap in win probability", legend="upper right")
     return fig
 
 
@@ -147,19 +157,21 @@ def jbond(settings: Settings) -> Figure:
     for cross in (0.1127, 0.5, 1.0):
         left.plot(cross, np.log(cross), color=VERMILION, marker="o", markersize=9, fillstyle="none", linestyle="")
         shift, side = ((6, -14), "left") if cross < 1 else ((-6, -18), "right")
-        left.annotate(f"{cross:g}", (cross, np.log(cross)), xytext=shift, textcoords="offset points", ha=side, color=VERMILION)
+        left.annotate(
+            f"{cross:g}", (cross, np.log(cross)), xytext=shift, textcoords="offset points", ha=side, color=VERMILION
+        )
     left.set_ylim(-4.2, 0.3)
     describe(left, "p≤", "nats", legend="lower right")
-    colors = (GREY, ORANGE, VERMILION, PURPLE)
-    for k, gamma in enumerate(anchors.GAMMAS):
-        for sign, (name, dashes) in enumerate((("plus", "-"), ("minus, as printed", "--"))):
+    for k, color in ((0, GREY), (1, ORANGE), (3, PURPLE)):
+        for sign, (name, dashes) in enumerate((("plus", "-"), ("minus", "--"))):
+            gamma = anchors.GAMMAS[k]
             if gamma == 0 and sign:
                 continue
             label = "γ = 0" if gamma == 0 else f"γ = {gamma:g}, {name}"
-            band(right, signs["step"], signs["apart"][:, sign, k].T, label, colors[k], linestyle=dashes)
+            band(right, signs["step"][1:], signs["apart"][1:, sign, k].T, label, color, linestyle=dashes)
     log_axes(right, y=True)
-    right.set_ylim(2e-4, 40)
-    right.legend(loc="upper center", ncols=2, fontsize=10)
+    right.set_ylim(1e-4, 10)
+    right.legend(loc="upper center", ncols=3, fontsize=11)
     describe(right, "updates", "KL(π ‖ anchor)  (nats)", legend=False)
     return fig
 

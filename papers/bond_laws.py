@@ -69,7 +69,9 @@ def identities(settings: Settings) -> Runs:
     rng = np.random.default_rng([settings.seed, 311])
     number, size = settings.size(2000, 500), 12
     ref = normalised(rng.normal(size=(number, size)) * rng.uniform(0, 3, (number, 1)))
-    reward = np.where(rng.uniform(size=(number, 1)) < 0.5, rng.integers(0, 4, (number, size)), rng.normal(size=(number, size)))
+    reward = np.where(
+        rng.uniform(size=(number, 1)) < 0.5, rng.integers(0, 4, (number, size)), rng.normal(size=(number, size))
+    )
     n, m = 1 + np.exp(rng.uniform(-3, 4, (2, number)))
     once = np.asarray(best_of_n(ref, reward, n))
     twice = np.asarray(best_of_n(once, reward, m))
@@ -197,7 +199,10 @@ def estimates(settings: Settings) -> Runs:
     """Draws of log p-hat - log p from 16 samples: `floor`, `add_one` `[p, draws]`; `zero` `[p, draws]` counts of 0."""
     rng = np.random.default_rng([settings.seed, 314])
     uniform = rng.uniform(size=(len(TRUE), settings.size(200_000, 100_000), SAMPLES))
-    rules = {rule: np.asarray(quantile_estimate(TRUE[:, None, None], uniform, rule=rule))[..., 0] for rule in ("floor", "add_one")}
+    rules = {
+        rule: np.asarray(quantile_estimate(TRUE[:, None, None], uniform, rule=rule))[..., 0]
+        for rule in ("floor", "add_one")
+    }
     zero = (uniform > TRUE[:, None, None]).all(-1)
     return {**{rule: values - np.log(TRUE)[:, None] for rule, values in rules.items()}, "zero": zero}
 
