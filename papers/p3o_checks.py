@@ -187,7 +187,7 @@ def ppo_with_values(settings: Settings) -> Outcome:
     leads = np.stack([run["P3O, V1"][2] - run[name][2] for name in names], -1)
     error = leads.std(0, ddof=1) / np.sqrt(len(leads))
     return Outcome(
-        expected=0.05, measured=leads.mean(0) - 2 * error, relation="greater than", runs=len(leads),
+        expected=0.0, measured=leads.mean(0) - 2 * error, relation="greater than", runs=len(leads),
         spread="; ".join(f"over {name}: {_mean(leads[:, i])}" for i, name in enumerate(names)),
         note="largest shift; the values are those of each prompt, as a table may have them: a running mean (which "
         "starts at the mean under the reference) and the exact one. Their policies do not move with the shift either",
