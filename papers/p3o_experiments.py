@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from alignjax import Problem, gibbs, kl, methods
+from alignjax import gibbs, kl, methods
 from alignjax.equations import global_scale, within_prompt_scale
 from alignjax.kl_regularised import objective
 from alignjax.logspace import log_softmax
@@ -149,16 +149,3 @@ def normalisation(settings: Settings) -> Runs:
         for name, f in scale.items()
     }
     return found | {"size": sizes}
-
-
-@functools.cache
-def clipped_gain(settings: Settings) -> Runs:
-    """The policy that P3O's objective is for once rewards are divided by a scale: J of Gibbs(r / scale, beta)."""
-    features, ref, reward, _ = _world(np.random.default_rng([settings.seed, 20, 0]))
-    del features
-    sizes = np.asarray([0.0, 1.0, 2.0, 5.0, 10.0, 20.0])
-    scale = np.sqrt(reward.var() + sizes**2) / reward.std()
-    problem = Problem(ref_logp=jnp.asarray(ref), reward=jnp.asarray(reward))
-    assert problem.reward is not None
-    value = [objective(gibbs(ref, reward / s, BETA), ref, reward, BETA).mean() for s in scale]
-    return {"size": sizes, "J": np.asarray(value), "reference": np.asarray((np.exp(ref) * reward).sum(-1).mean())}
