@@ -2,7 +2,6 @@ r"""Reference solvers, never used by the algorithms they judge: Newton for the r
 original one.
 """
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignjax import checks
-from alignjax.games.game import Game, of_two
+from alignjax.games.game import Game, by_kind, of_two
 from alignjax.logspace import ArrayLike, Scalar, as_float, log_softmax, per_batch
 
 _START = 10.0  # the temperature where the continuation starts: the game is a small perturbation of its reference
@@ -135,7 +134,7 @@ def _nash(preference: Array, ref_logp: Array, tau: Array) -> Array:
     return log_softmax(ref + offset).reshape((*batch, size))
 
 
-@functools.singledispatch
+@by_kind
 def nash(game: Game) -> Float[Array, "*batch A"]:
     r"""Log-probs of the regularised Nash equilibrium: the policy that is its own best response.
 

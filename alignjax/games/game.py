@@ -7,6 +7,8 @@ Source: Munos et al., 2023, arXiv:2312.00886, Eq. 2 and 3.
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from alignjax.logspace import ArrayLike, Scalar, as_float, as_policy, per_batch,
 from alignjax.pytree import register
 
 LogPolicy = Float[Array, "*batch A"]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Game:
@@ -85,6 +88,31 @@ class PreferenceGame(Game):
         return logits
 
 
+_KINDS: dict[str, dict[type, Callable[..., Any]]] = {}
+
+
+def by_kind(function: F) -> F:
+    """A function of a game of two that other kinds of games have versions of (`version_of`), chosen by `game`."""
+    versions = _KINDS.setdefault(function.__name__, {})
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        game = args[0] if args else kwargs.get("game")
+        return versions.get(type(game), function)(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def version_of(function: Callable[..., Any], kind: type) -> Callable[[F], F]:
+    """Register the version of a function for a kind of game."""
+
+    def register_version(version: F) -> F:
+        _KINDS[function.__name__][kind] = version
+        return version
+
+    return register_version
+
+
 def of_two(game: Game) -> PreferenceGame:
     """The game, if it is one of two players; what has more is dispatched before (multiplayer.py)."""
     if not isinstance(game, PreferenceGame):
@@ -108,7 +136,7 @@ def payoff(game: PreferenceGame, logp: ArrayLike, opponent_logp: ArrayLike) -> F
     return wins - game.tau * exact_kl(logp, game.ref_logp) + game.tau * exact_kl(opponent_logp, game.ref_logp)
 
 
-@functools.singledispatch
+@by_kind
 def best_response(game: Game, opponent_logp: ArrayLike, player: int = 0) -> LogPolicy:
     r"""argmax_pi J(pi, nu): log BR(y) = log ref(y) + P(y > nu) / tau - log Z.
 
@@ -133,7 +161,7 @@ def best_response_value(game: PreferenceGame, opponent_logp: ArrayLike) -> Float
     return game.tau * (free_energy + exact_kl(opponent_logp, game.ref_logp))
 
 
-@functools.singledispatch
+@by_kind
 def duality_gap(game: Game, logp: ArrayLike) -> Float[Array, "*batch"]:
     r"""max_a J(a, pi) - min_b J(pi, b) = 2 tau KL(pi || BR(pi)): 0 at the regularised equilibrium and only there.
 
@@ -160,7 +188,7 @@ def duality_gap_by_value(game: PreferenceGame, logp: ArrayLike) -> Float[Array, 
     return 2 * best_response_value(game, logp) - 1
 
 
-@functools.singledispatch
+@by_kind
 def original_gap(game: Game, logp: ArrayLike) -> Float[Array, "*batch"]:
     r"""NashConv of the game without regularisation, 2 (max_y P(y > pi) - 1/2), over the responses the reference
     supports.

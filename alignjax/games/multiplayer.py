@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from alignjax import checks
 from alignjax.divergences import exact_kl
 from alignjax.games.equilibrium import damped_newton, nash
-from alignjax.games.game import Game, PreferenceGame, best_response, duality_gap, original_gap
+from alignjax.games.game import Game, PreferenceGame, best_response, duality_gap, original_gap, version_of
 from alignjax.logspace import ArrayLike, Scalar, as_float, as_policy, log_softmax, per_batch
 
 Players = Float[Array, "n *batch A"]
@@ -238,7 +238,7 @@ def _players(game: MultiplayerGame, name: str, logp: ArrayLike, count: int) -> A
     return as_policy(logp)
 
 
-@best_response.register
+@version_of(best_response, MultiplayerGame)
 def _best_response(game: MultiplayerGame, opponents_logp: ArrayLike, player: int = 0) -> Float[Array, "*batch A"]:
     r"""argmax_pi J_i(pi, opponents): log BR(y) = log ref(y) + P_i(y beats the opponents) / tau - log Z."""
     if not isinstance(player, int) or not 0 <= player < game.num_players:
@@ -247,7 +247,7 @@ def _best_response(game: MultiplayerGame, opponents_logp: ArrayLike, player: int
     return log_softmax(game.ref_logp + game.win_rate_against(opponents, player) / per_batch(game.tau))
 
 
-@duality_gap.register
+@version_of(duality_gap, MultiplayerGame)
 def _duality_gap(game: MultiplayerGame, logps: ArrayLike) -> Float[Array, "n *batch"]:
     r"""max_pi J_i(pi, others) - J_i(pi_i, others) = tau KL(pi_i || BR_i) of each player, `[n, ...]`.
 
@@ -258,7 +258,7 @@ def _duality_gap(game: MultiplayerGame, logps: ArrayLike) -> Float[Array, "n *ba
     return game.tau * exact_kl(players, response)
 
 
-@original_gap.register
+@version_of(original_gap, MultiplayerGame)
 def _original_gap(game: MultiplayerGame, logps: ArrayLike) -> Float[Array, "n *batch"]:
     r"""max_y P_i(y beats the others) - P_i(pi_i beats the others) of each player: the gain without regularisation."""
     players = _players(game, "logps", logps, game.num_players)
@@ -267,7 +267,7 @@ def _original_gap(game: MultiplayerGame, logps: ArrayLike) -> Float[Array, "n *b
     return best - (jnp.exp(players) * rate).sum(-1)
 
 
-@nash.register
+@version_of(nash, MultiplayerGame)
 def _nash(
     game: MultiplayerGame,
 ) -> Float[Array, "*batch A"]:
