@@ -44,7 +44,7 @@ def minimiser_is_the_iterate(
     r"""ref^{h beta} pi_t^{1 - h beta} e^{h P(y > pi_t)} / Z: no gradient of either loss, on pairs from pi_t (labels) or
     from any law (win-rates), and the iterate of the solver.
     """
-    preference, anchor, law, _ = parts(problem)
+    preference, anchor, _, _ = parts(problem)
     pull = weight * step * beta
     rate = definitions.win_rate(preference, anchor)
     after = definitions.normalised(pull * problem.ref_logp + (1 - pull) * anchor + factor * step * rate)
@@ -63,7 +63,7 @@ def minimiser_is_the_iterate(
 def same_as_magnetic_mirror_descent(
     game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, power: float = 1.0, factor: float = 1.0
 ) -> Array:
-    r"""INPO's step 1 / eta = h is MMD's [pi ref^{e tau} e^{e P}]^{1/(1 + e tau)} at the implicit e = h / (1 - h tau)."""
+    r"""INPO's step h = 1 / eta is MMD's [pi ref^{e tau} e^{e P}]^{1/(1 + e tau)}, the implicit e = h / (1 - h tau)."""
     h = 0.9 * step
     implicit = factor * h / (1 - h * game.tau)
     alive = jnp.isfinite(game.ref_logp)
