@@ -92,7 +92,7 @@ def baselines(settings: Settings) -> Figure:
         band(ax, run["time"], np.maximum(run["error"][:, i], 1e-15), label, color, linestyle=dashes)
     log_axes(ax, x=True, y=True)
     ax.set_ylim(1e-15, 1e2)
-    ax.set_xlim(run["time"][0], run["time"][-1])
+    ax.set_xlim(2, run["time"][-1])
     describe(ax, "steps", r"$\max_y |\log \pi(y) - \log \pi^*(y)|$  (nats)", legend="lower left")
     return fig
 

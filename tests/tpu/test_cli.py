@@ -97,7 +97,7 @@ DPO = ["train", "--method", "dpo", "--data", PAIRS]
     [
         (["tarin"], "unknown command 'tarin'; did you mean 'train'"),
         (["train"], "the following arguments are required: --method, --data"),
-        (["train", "--method", "dop", "--data", PAIRS], "unknown method 'dop'; did you mean 'dpo'"),
+        (["train", "--method", "dpoo", "--data", PAIRS], "unknown method 'dpoo'; did you mean 'dpo'"),
         (["train", "--method", "nash_md_pg", "--data", PAIRS], "the data lack the column 'preference'"),
         (["train", "--method", "dpo", "--data", "none.jsonl"], "--data none.jsonl: No such file"),
         (["train", "--method", "dpo", "--data", "."], "--data .: Is a directory"),
