@@ -45,7 +45,7 @@ def fronts(settings: Settings) -> Figure:
             ax.plot(path[:, 0], path[:, 1], color=color, linestyle=dashes, linewidth=1.4)
             ax.plot(
                 path[-1, 0], path[-1, 1],
-                color=color, marker=marker, markersize=9, linestyle="", label=name, zorder=4, markeredgecolor="white",
+                color=color, marker=marker, markersize=10, linestyle="", label=name, zorder=4, markeredgecolor="white",
             )  # fmt: skip
         start = run["MGDA"]["points"][c, 0, 0]
         ax.plot(*start, color=BLACK, marker="*", markersize=13, linestyle="", label="start", zorder=3)
@@ -94,7 +94,7 @@ def vertex(settings: Settings) -> Figure:
     choice = pama.bandits(settings)
     norm = lambda w: np.linalg.norm(np.einsum("nia,ni->na", choice["kept"], w), axis=-1)
     ratio = norm(choice["vertex"]) / norm(choice["least"])
-    left.hist(ratio, np.geomspace(1, 20, 40), color=BLUE)
+    left.hist(ratio, np.geomspace(1, 20, 40).tolist(), color=BLUE)
     log_axes(left, x=True)
     left.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     reference_line(left, float(np.median(ratio)), f"median {np.median(ratio):.2f}", vertical=True, color=VERMILION)

@@ -173,8 +173,7 @@ def hypervolume(points: ArrayLike, reference_point: ArrayLike) -> float:
 def _maximal(points: np.ndarray) -> np.ndarray:
     """The points nothing dominates, one of each, in descending order of the first objective."""
     points = np.unique(points, axis=0)[::-1]
-    better = (points[:, None] >= points[None]).all(-1)
-    np.fill_diagonal(better, False)
+    better = (points[:, None] >= points[None]).all(-1) & ~np.eye(len(points), dtype=bool)
     return points[~better.any(0)]
 
 

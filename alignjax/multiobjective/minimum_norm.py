@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from alignjax import checks
 from alignjax.logspace import ArrayLike, as_float
 
+State = tuple[Array, Array, Array, Array, Array, Array]
 _ITERATIONS = 40
 """At most so many interior-point steps; ten to twenty reach rounding."""
 
@@ -113,7 +114,7 @@ def _interior_point(gram: Array) -> Array:
     def longest(x: Array, dx: Array) -> Array:
         return jnp.min(jnp.where(dx < 0, -x / jnp.where(dx < 0, dx, -1.0), jnp.inf), initial=1.0)
 
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def step(state: State) -> State:
         count, c, y, z, best, least = state
         dual, primal, mean = gram @ c - y - z, c.sum() - 1, jnp.mean(c * z)
         dc, dy, dz = newton(c, z, dual, primal, zeros)

@@ -1,5 +1,7 @@
 r"""PAMA and its rivals: the closed form, the bound that holds and the one that does not, common ascent, the front."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -81,10 +83,8 @@ def closed_form(a: Array, other: Array, *, factor: float = 1.0, middle: float = 
 def noon_is_unanimity(a: Array, other: Array, *, factor: float = 1.0, vertex: float = 1.0) -> Array:
     r"""With Noon s* = min_i max(A_i, 0), and the weights are a vertex: two objectives never share."""
     value, weights = multiobjective.pama_token(a)
-    least = jnp.inf
-    for x in a:
-        least = jnp.minimum(least, factor * pick(x > 0, x, 0.0))
-    return both(equal(value, least), equal(jnp.sum(weights**2), vertex))
+    kept = [factor * pick(x > 0, x, 0.0) for x in a]
+    return both(equal(value, functools.reduce(jnp.minimum, kept)), equal(jnp.sum(weights**2), vertex))
 
 
 def cauchy_schwarz(logp: Law, rewards: Table, weights: Array, *, moments: float = 0.0, constant: float = 1.0) -> Array:
