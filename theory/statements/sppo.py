@@ -23,8 +23,8 @@ def partition_function(
 ) -> Array:
     r"""0 <= log sum_y pi_t(y) e^{h P(y > pi_t)} - h / 2 <= h^2 / 24: SPPO puts h / 2 for it.
 
-    Proof: P(y > pi_t) has mean 1/2 under pi_t (Jensen). Hoeffding gives h^2 / 8; but responses of mass s win s - s^2 / 2
-    together at most (Landau), so that the win-rate is below a uniform number in convex order, and log Z - h / 2 below
+    Proof: P(y > pi_t) has mean 1/2 under pi_t (Jensen). Hoeffding gives h^2 / 8; but responses of mass s win at most s -
+    s^2 / 2 together (Landau), so that the win-rate is below a uniform number in convex order, and log Z - h / 2 below
     log(sinh(h/2) / (h/2)). At the policy of multiplicative weights the residual is -(log Z - h / 2) for every
     response, so that the gradient on the logits is -2 (log Z - h / 2) (pi_t - pi_{t+1}): zero only where the win-rate
     is constant.
