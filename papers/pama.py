@@ -238,8 +238,8 @@ FIGURES = (
         id="pama-gaps",
         title="The distance to the front while training",
         caption="How much more some weighted sum of the objectives could be: median and 10 to 90 % band over 8 random "
-        "bandits (5 with --quick) for each correlation. Exact gradients, no noise. PCGrad adds gradients where the others "
-        "average them: its steps are twice as long.",
+        "bandits (5 with --quick) for each correlation. Exact gradients, no noise. PCGrad adds gradients where the "
+        "others average them: its steps are twice as long.",
         draw=figures.gaps,
     ),
     Figure(
