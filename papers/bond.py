@@ -168,7 +168,7 @@ CLAIMS = (
     ),
     _claim(
         "estimate-bias", "Sec. 4.1, derived here",
-        "Ours: estimates of log p from 16 samples are biased, by known amounts that depend on the rule for a count of 0.",
+        "Ours: estimates of log p from 16 samples are biased, by amounts that depend on the rule for a count of 0.",
         "200,000 (100,000) draws of each, against binomial sums.",
         checks.estimate_bias,
         r"E[\log \hat{p}] - \log p",
@@ -205,8 +205,8 @@ CLAIMS = (
     _claim(
         "speed-in-training", "Sec. 6 and Figure 5, at toy scale",
         "The same while a policy is being trained, which lags behind its target.",
-        "20 (8) bandits of 30 responses, n = 2, w = 1/2, exact gradients, 400 steps, hard updates every 35 and 50 steps; "
-        "rate 0.5.",
+        "20 (8) bandits of 30 responses, n = 2, w = 1/2, exact gradients of rate 0.5, 400 steps; hard updates every "
+        "35 and 50.",
         checks.speed_in_training,
     ),
     _claim(
@@ -334,8 +334,8 @@ FIGURES = (
     Figure(
         id="bond-rounds",
         title="One-shot BOND stops, iterated BOND goes on",
-        caption="Log-quantile over updates and over the divergence from the reference; all runs end on the curve of the "
-        f"exact best-of-N. Left: {_BAND.lower()} Right: medians.",
+        caption="Log-quantile over updates and over the divergence from the reference; all runs end on the curve of "
+        f"the exact best-of-N. Left: {_BAND.lower()} Right: medians.",
         draw=figures.rounds,
     ),
     Figure(
@@ -355,8 +355,8 @@ FIGURES = (
     Figure(
         id="bond-jbond",
         title="J-BOND's reward, and the sign of its regulariser",
-        caption="Left: the crude reward meets log p three times. Right: with the printed minus the policy is driven from "
-        f"its anchor, until both are at one response. {_BAND}",
+        caption="Left: the crude reward meets log p three times. Right: with the printed minus the policy is driven "
+        f"from its anchor, until both are at one response. {_BAND}",
         draw=figures.jbond,
     ),
     Figure(
@@ -376,8 +376,9 @@ PAPER = Paper(
         "Best-of-N sampling as a policy of its own, distilled by a mixture of both divergences. The law, its reward "
         "and its iteration are exact, with ties too; training on tables shows what the paper's curves show, except "
         "near convergence at N = 4, where the backward divergence alone is ahead, and in families of little capacity, "
-        "where no weight has the best of both. The moving anchor has a closed form; with perfect distillation eta = 0.02 "
-        "is as fast as a hard update every 35 steps, and near the 50 of the paper for a learner that lags. The regulariser of J-BOND is printed with the wrong sign: as printed it drives "
+        "where no weight has the best of both. The moving anchor has a closed form; with perfect distillation eta = "
+        "0.02 is as fast as a hard update every 35 steps, and near the paper's 50 for a learner that lags. The "
+        "regulariser of J-BOND is printed with the wrong sign: as printed it drives "
         "the policy from its anchor."
     ),
     claims=CLAIMS,

@@ -145,13 +145,14 @@ def signs(settings: Settings) -> Runs:
 
 @functools.cache
 def gradient_signs(settings: Settings) -> Runs:
-    """The gamma term of the expected gradient of both signs, against autodiff of KL(pi || anchor): cosines `[2, seeds]`."""
+    """Cosines `[2, seeds]` of the gamma term of both signs' expected gradient with autodiff of KL(pi || anchor)."""
     problem = bandits(settings, seeds(settings), 6, 6)
     rng = np.random.default_rng([settings.seed, 320])
     shape = np.shape(problem.ref_logp)
-    here = dataclasses.replace(problem, anchor_logp=normalised(rng.normal(size=shape)))
+    anchor = jnp.asarray(normalised(rng.normal(size=shape)))
+    here = dataclasses.replace(problem, anchor_logp=anchor)
     logits = rng.normal(size=shape)
-    wanted = jax.grad(lambda x: kl(jax.nn.log_softmax(x), here.anchor_logp).sum())(jnp.asarray(logits))
+    wanted = jax.grad(lambda x: kl(jax.nn.log_softmax(x), anchor).sum())(jnp.asarray(logits))
     out = []
     for method in SIGNS:
         with_it, without = (population_grad(method, here, logits, gamma=gamma) for gamma in (1.0, 0.0))
@@ -167,8 +168,8 @@ def calibration(settings: Settings) -> Runs:
     At pi = anchor and w = 1 that gradient is -pi (E r_J - mean), and E r_J = 0 for the best response.
     """
     size = 60
-    ref = np.full(size, -np.log(size))
-    problem = Problem(ref_logp=ref, anchor_logp=ref, reward=np.arange(size, dtype=float))
+    ref = jnp.full(size, -jnp.log(size))
+    problem = Problem(ref_logp=ref, anchor_logp=ref, reward=jnp.arange(size, dtype=float))
     gradient = np.asarray(population_grad("jbond", problem, ref, weight=1.0, gamma=0.0))
     reward = -gradient * size
     return {"p": np.arange(1, size + 1) / size, "reward": reward - reward[-1]}

@@ -1,5 +1,6 @@
 """The figures of the BOND page, drawn from the cached runs of its claims."""
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,7 +47,8 @@ def _divergences(run: training.Runs) -> Figure:
     for ax in axes[:2]:
         log_axes(ax, y=True)
     log_axes(axes[3], x=True, y=True)
-    for ax, label, legend in zip(axes[:3], labels, (False, "upper right", "lower right"), strict=True):
+    places: tuple[bool | str, ...] = (False, "upper right", "lower right")
+    for ax, label, legend in zip(axes[:3], labels, places, strict=True):
         describe(ax, "updates", label, legend=legend)
     describe(axes[3], "backward KL  (nats)", "forward KL  (nats)", legend=False)
     return fig
@@ -109,9 +111,11 @@ def moving(settings: Settings) -> Figure:
         name = f"η = {rate:g}" if rate < 1 else "η = 1, hard"
         band(left, steps, run["cost"][: last + 1, i].T, name, color, linestyle=dashes)
         marks = np.unique(np.linspace(0, last, 9).astype(int))
-        n = np.asarray(effective_n(marks.astype(float), 1 - rate, 2.0))
+        n = np.asarray(effective_n(jnp.asarray(marks, float), 1 - rate, 2.0))
         closed = "closed form" if i == 0 else ""
-        left.plot(marks, np.asarray(best_of_n_kl(n)), color=BLACK, marker="x", linestyle="", label=closed or None)
+        left.plot(
+            marks, np.asarray(best_of_n_kl(jnp.asarray(n))), color=BLACK, marker="x", linestyle="", label=closed or None
+        )
     describe(left, "steps", "KL(anchor ‖ ref)  (nats)", legend="lower right")
     steps = np.arange(1, len(trained["cost"]) + 1)
     for k, ((name, *_), (color, dashes)) in enumerate(zip(anchors.ANCHORS, looks, strict=False)):
@@ -127,7 +131,11 @@ def frontier(settings: Settings) -> Figure:
     cost, wins, highest = many.mean(-1).T
     fine = np.geomspace(1.01, 32, 200)
     left.plot(
-        np.asarray(best_of_n_kl(fine)), fine / (fine + 1), color=BLUE, linestyle="-", label="best-of-N, N/(N + 1)"
+        np.asarray(best_of_n_kl(jnp.asarray(fine))),
+        fine / (fine + 1),
+        color=BLUE,
+        linestyle="-",
+        label="best-of-N, N/(N + 1)",
     )
     left.plot(
         cost, highest, color=VERMILION, linestyle="", marker="^", markersize=8, label="best possible, 20,000 responses"

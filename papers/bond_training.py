@@ -35,7 +35,8 @@ def seeds(settings: Settings) -> int:
 def bandits(settings: Settings, number: int, size: int, stream: int) -> Problem:
     """Bandits with normal rewards and normal reference logits, `[number, size]`."""
     rng = np.random.default_rng([settings.seed, 300, stream])
-    return Problem(ref_logp=normalised(rng.normal(size=(number, size))), reward=rng.normal(size=(number, size)))
+    ref_logp = jnp.asarray(normalised(rng.normal(size=(number, size))))
+    return Problem(ref_logp=ref_logp, reward=jnp.asarray(rng.normal(size=(number, size))))
 
 
 def measures(problem: Problem, logp: Any, n: Any) -> tuple[Array, Array, Array, Array]:
@@ -219,7 +220,7 @@ def restricted(settings: Settings) -> Runs:
     bumps = heights[..., None] * np.exp(-0.5 * np.square((POINTS - centres[..., None]) / widths[..., None]))
     reward = bumps.sum(1)
     ref = gaussians(np.zeros(number), np.full(number, np.log(1.5)))
-    problem = Problem(ref_logp=ref, reward=reward)
+    problem = Problem(ref_logp=jnp.asarray(ref), reward=jnp.asarray(reward))
     target = np.asarray(best_of_n(ref, reward, 8.0))
     best = np.zeros((len(GAUSSIAN_WEIGHTS), number, 2))
     radius = np.asarray([3.0, 3.0])

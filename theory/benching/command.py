@@ -1,4 +1,4 @@
-"""`python -m theory bench games`: ratios against named rivals, all measured in the same run."""
+"""`python -m theory bench games|distill`: ratios against named rivals, all measured in the same run."""
 
 import argparse
 import json
@@ -6,19 +6,22 @@ import math
 import sys
 from pathlib import Path
 
-from theory.benching import games
+from theory.benching import distill, games
 from theory.benching.games import Line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `theory bench`."""
-    parser.add_argument("what", choices=("games",), help="what to measure: the solvers of preference games")
+    parser.add_argument(
+        "what", choices=("games", "distill"), help="solvers of preference games, or updates and exact laws of methods"
+    )
     parser.add_argument("--games", type=_positive, default=1000, metavar="B", help="games in the batch (default 1000)")
     parser.add_argument("--actions", type=_positive, default=10, metavar="A", help="responses of a game (default 10)")
     parser.add_argument("--steps", type=_positive, default=2000, metavar="T", help="updates in a run (default 2000)")
     parser.add_argument("--repeats", type=_positive, default=5, metavar="R", help="runs, for medians (default 5)")
     parser.add_argument("--solver", action="append", default=[], choices=("nash_md", "omd", "egpo", "mwu"),
                         help="compare this one (repeatable; default nash_md, omd, egpo)")  # fmt: skip
+    distill.add_arguments(parser, _positive)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the tables")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to FILE")
 
@@ -48,6 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[2K{what}")
             sys.stderr.flush()
+
+    if arguments.what == "distill":
+        return distill.run(arguments, progress)
 
     def tell(line: Line) -> None:
         nonlocal title
