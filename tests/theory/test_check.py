@@ -160,7 +160,7 @@ def test_a_duplicate_id_raises() -> None:
 def test_every_statement_has_what_the_table_shows() -> None:
     known = registry.all_statements()
     for name, one in known.items():
-        assert name == one.id and name.split("/")[0] in ("games", "rl")
+        assert name == one.id and name.split("/")[0] in ("games", "rl", "bond", "copg", "p3o", "pama")
         assert one.mutants and one.says and one.formula and one.source.authors and one.source.equation
         assert one.num_instances >= 10_000 or one.on_host, name
         check.variants(one)
@@ -171,6 +171,9 @@ def test_the_families_are_complete() -> None:
     wanted = [f"games/I{i}" for i in range(1, 11)] + ["games/G11", "games/G12"]
     wanted += [f"games/R{i}" for i in range(1, 6)] + [f"games/NM{i}" for i in range(1, 7)]
     wanted += [f"games/IM{i}" for i in range(1, 8)] + [f"rl/C{i}" for i in range(1, 9)]
+    family = {"IN": 4, "EG": 4, "SP": 3, "ON": 1, "DN": 2, "PX": 2, "RS": 1, "MM": 1, "MN": 9, "PL": 3, "HT": 3}
+    wanted += [f"games/{name}{i}" for name, last in family.items() for i in range(1, last + 1)]
+    wanted += [f"bond/B{i}" for i in range(1, 9)] + [f"copg/G{i}" for i in (1, 2, 3, 5, 7, 8)]
     assert not set(wanted) - known
 
 
@@ -182,7 +185,9 @@ def test_patterns() -> None:
 
     assert chosen() == list(known)
     assert chosen("games/I1") == chosen("I1") == ["games/I1"]
-    assert chosen("games/I*") == [f"games/I{i}" for i in range(1, 11)] + [f"games/IM{i}" for i in range(1, 8)]
+    assert chosen("games/I*") == [
+        f"games/{family}{i}" for family, last in (("I", 10), ("IM", 7), ("IN", 4)) for i in range(1, last + 1)
+    ]
     assert chosen("rl/C2", "rl/C1") == ["rl/C1", "rl/C2"]
     assert set(chosen("NM2")) == {"games/NM2"}
     with pytest.raises(UnknownName, match="games/G12"):
