@@ -2,6 +2,7 @@ r"""MNPO's game of n players: its step, what it converges to, its gap; and Plack
 
 import functools
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from theory.slack import at_most, both, equal, pick
 
 Law = Float[Array, "A"]
 Players = Float[Array, "n A"]
+
+many_step: Callable[..., Array] = solver_step
+"""One step of a solver for players on the first axis."""
 
 
 def players(key: Array) -> tuple[PreferenceGame, Players, Array]:
@@ -46,7 +50,7 @@ def equation_ten(
     log pi_i' - log pi_j' = -[log pi_i - log pi_j + h P (pi_i - pi_j)] / (n - 1) + const.
     """
     many = shared(game, 3)
-    after = solver_step(many, "mnpo", logps, step)
+    after = many_step(many, "mnpo", logps, step)
     slacks = []
     for i in range(3):
         first, second = (logps[j] for j in range(3) if j != i)
@@ -82,7 +86,7 @@ def target_is_the_original_game(
     slacks = []
     for count in (2, 4):
         copies = jnp.broadcast_to(at, (count, at.size))
-        slacks.append(equal(jnp.exp(solver_step(shared(game, count), "mnpo", copies, 0.5)), jnp.exp(copies)))
+        slacks.append(equal(jnp.exp(many_step(shared(game, count), "mnpo", copies, 0.5)), jnp.exp(copies)))
     run = solve(shared(game, 3), "mnpo", num_steps=20, step_size=1.0)
     average = jnp.mean(jnp.exp(run.trajectory[:-1, 0]), 0)
     gap = 2 * (jnp.max(definitions.win_rate(table, jnp.log(average))) - 0.5)
@@ -191,8 +195,8 @@ def shifts_do_not_matter(scores: Array, logps: Array, *, power: float = 0.0, sig
     plain = plackett_luce(scores, logps[1:])
     return both(
         equal(moved, plain),
-        at_most(plain[0], raised[0]),
-        at_most(jnp.sign(shift) * raised[1:], jnp.sign(shift) * plain[1:]),
+        at_most(sign * plain[0], sign * raised[0]),
+        at_most(sign * raised[1:], sign * plain[1:]),
     )
 
 

@@ -30,6 +30,7 @@ def optimistic_average(game: PreferenceGame, step: Array, *, constant: float = 1
     depth = -jnp.min(game.ref_logp)
     h = pick(printed, jnp.minimum(0.5, jnp.sqrt(depth)), step / 4.0)
     run = solve(game, "onpo", num_steps=ROUNDS, step_size=h)
+    assert run.average_logp is not None
     rounds = jnp.arange(1.0, ROUNDS + 1)
     averages = jnp.cumsum(jnp.exp(run.trajectory[:-1]), 0) / rounds[:, None]
     gaps = 2 * (jnp.max(averages @ game.preference.T, -1) - 0.5)

@@ -92,7 +92,7 @@ def moving_magnet(
     the policy every `magnet_steps` steps, by default every 10 / (h tau).
     """
 
-    def one(one_game: PreferenceGame, policy: Law, magnet: Law, h: Array) -> Law:
+    def one(one_game: PreferenceGame, policy: Law, magnet: Law, h: Array | float) -> Law:
         centre = definitions.mixture(policy, magnet, h * one_game.tau)
         return definitions.normalised(centre + sign * h * definitions.win_rate(one_game.preference, policy))
 

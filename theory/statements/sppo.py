@@ -23,8 +23,8 @@ def partition_function(
 ) -> Array:
     r"""0 <= log sum_y pi_t(y) e^{h P(y > pi_t)} - h / 2 <= h^2 / 24: SPPO puts h / 2 for it.
 
-    Proof: P(y > pi_t) has mean 1/2 under pi_t (Jensen). Hoeffding gives h^2 / 8; but responses of mass s win at most s -
-    s^2 / 2 together (Landau), so that the win-rate is below a uniform number in convex order, and log Z - h / 2 below
+    Proof: P(y > pi_t) has mean 1/2 under pi_t (Jensen). Hoeffding gives h^2 / 8; but responses of mass s win at most s
+    - s^2 / 2 together (Landau), so that the win-rate is below a uniform number in convex order, and log Z - h / 2 below
     log(sinh(h/2) / (h/2)). At the policy of multiplicative weights the residual is -(log Z - h / 2) for every
     response, so that the gradient on the logits is -2 (log Z - h / 2) (pi_t - pi_{t+1}): zero only where the win-rate
     is constant.
@@ -95,6 +95,7 @@ def average_of_hedge(game: PreferenceGame, step: Array, *, constant: float = 2.0
     run = solve(game, "mwu", num_steps=count, step_size=step)
     tuned = solve(game, "mwu", num_steps=count, step_size="theorem")
     played = jnp.log(jnp.mean(jnp.exp(run.trajectory[:-1]), 0))
+    assert run.average_logp is not None and tuned.average_logp is not None
     return both(
         at_most(gap_of(game.preference, run.average_logp), constant * depth / (step * count) + lag * step),
         at_most(gap_of(game.preference, tuned.average_logp), jnp.sqrt(constant * depth / count)),
