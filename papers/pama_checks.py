@@ -248,7 +248,7 @@ def reductions(settings: Settings) -> Outcome:
     centred = centred - centred.mean(-1, keepdims=True)
 
     def slope(copies: int, **hyper: object) -> np.ndarray:
-        rewards = np.repeat(reward[..., None], copies, -1)
+        rewards = jnp.asarray(np.repeat(reward[..., None], copies, -1))
         loss = lambda x: methods["pama"](
             Samples(logp=x, ref_logp=ref_logp, rewards=rewards), beta=pama.BETA, **hyper
         ).sum()

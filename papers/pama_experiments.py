@@ -131,7 +131,7 @@ def counterexample() -> dict[str, Any]:
     """Three arms at which PAMA stands still although a policy that is better for both objectives is near."""
     advantage = THREE_REWARDS - THREE_POLICY @ THREE_REWARDS
     token, _ = multiobjective.pama_token(advantage)
-    problem = Problem(ref_logp=np.log(THREE_POLICY), rewards=THREE_REWARDS)
+    problem = Problem(ref_logp=jnp.asarray(np.log(THREE_POLICY)), rewards=jnp.asarray(THREE_REWARDS))
     step = population_grad("pama", problem, np.log(THREE_POLICY), beta=1e-12, group_size=3)
     return {
         "value": THREE_POLICY @ THREE_REWARDS, "better": BETTER @ THREE_REWARDS, "token": np.asarray(token),

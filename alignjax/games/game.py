@@ -30,6 +30,14 @@ class Game:
     ref_logp: LogPolicy
     tau: Scalar
 
+    def win_rate(self, opponent_logp: LogPolicy) -> Array:
+        """P(y beats the opponents), for every response y."""
+        raise NotImplementedError
+
+    def others(self, logits: LogPolicy) -> LogPolicy:
+        """The geometric mean of a player's opponents."""
+        raise NotImplementedError
+
 
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -54,9 +54,7 @@ def solver(name: str) -> Solver:
     return by_name[checks.member("solver", name, by_name)]
 
 
-def step(
-    game: PreferenceGame, name: str, logp: LogPolicy, step_size: Array | float, **hyperparameters: Any
-) -> LogPolicy:
+def step(game: Game, name: str, logp: LogPolicy, step_size: Array | float, **hyperparameters: Any) -> LogPolicy:
     """One step of a solver whose state is its policy alone: `[..., A] -> [..., A]` log-probs. No checks: for loops."""
     row = solver(name)
     if row.init is not None:

@@ -262,9 +262,8 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
             if "reward" in given and feedback == "win_rate":
                 # A win-rate is the feedback of a response, as a reward is.
                 given["win_rate"] = given["reward"]
-            given["anchor_logp"], given["opponent_logp"] = given.get("ref_logp"), None
             if "ref_logp" in given:
-                given["opponent_logp"] = given["ref_logp"][None]
+                given |= {"anchor_logp": given["ref_logp"], "opponent_logp": given["ref_logp"][None]}
             return method.evaluate(given, method.own(method.loss, hyper))
 
         return raw
