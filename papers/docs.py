@@ -215,9 +215,9 @@ def solvers(records: Sequence[Solver]) -> str:
     heads = ("solver", "game", "oracle calls a step", "default step", '"theorem"', "the paper's symbol", "converges to")
     return document(
         "Solvers",
-        f"The {len(records)} rows of `alignjax.games.SOLVERS`; "
-        "`alignjax.games.solve(game, name, num_steps=...)` runs one. The step size is everywhere the canonical h of log pi' = (1 - h tau) log pi + h tau log ref + h q + "
-        "const; `eta=...` takes the paper's own symbol instead.",
+        f"The {len(records)} rows of `alignjax.games.SOLVERS`; `alignjax.games.solve(game, name, num_steps=...)` "
+        "runs one. The step size is everywhere the canonical h of log pi' = (1 - h tau) log pi + h tau log ref + "
+        "h q + const; `eta=...` takes the paper's own symbol instead.",
         table((*heads, "source"), rows),
         *(_solver(row) for row in records),
     )

@@ -83,7 +83,10 @@ def shared_target(problem: Problem, logits: Logits, weight: Array, *, shift: flo
     there = Problem(ref_logp=anchor, reward=bond_reward(anchor, reward, n))
     beta = hotter / (n - 1)
     slacks = [equal(population_grad("bond", problem, at, n=n, weight=weight), 0.0)]
-    slacks += [equal(population_grad(name, there, at, beta=beta) / beta, 0.0) for name in ("reinforce", "rloo", "dpo", "copg", "agro", "dro")]
+    slacks += [
+        equal(population_grad(name, there, at, beta=beta) / beta, 0.0)
+        for name in ("reinforce", "rloo", "dpo", "copg", "agro", "dro")
+    ]
     return both(*slacks)
 
 
