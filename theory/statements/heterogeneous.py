@@ -21,7 +21,7 @@ from alignjax.record import Source
 from theory import definitions, instances
 from theory.record import Statement
 from theory.slack import LOOSE, at_most, both, equal, pick
-from theory.statements.multiplayer import many_step
+from theory.statements.multiplayer import annotators, many_step
 
 Law = Float[Array, "A"]
 
@@ -100,22 +100,13 @@ def several_equilibria(
     )
 
 
-def annotators(key: Array) -> tuple[Float[Array, "3 A A"], Law, Array, Float[Array, "3 A"], Law]:
-    """(three oracles, reference, tau, the policies of three players, weights of the oracles)."""
-    keys = jax.random.split(key, 5)
-    tables = jax.vmap(instances.preference)(jax.random.split(keys[0], 3))
-    ref_logp = instances.reference(keys[1])
-    logps = [instances.policy(k, ref_logp, zeros=False) for k in jax.random.split(keys[2], 3)]
-    weights = jnp.exp(instances.smooth_law(keys[3], 3))
-    return tables, ref_logp, instances.temperature(keys[4]), jnp.stack(logps), weights
-
-
 def population_game(
-    tables: Array, ref_logp: Law, tau: Array, logps: Array, weights: Array, *, tilt: float = 0.0, sure: float = 0.5
+    tables: Array, ref_logp: Law, tau: Array, logps: Array, numbers: Array, *, tilt: float = 0.0, sure: float = 0.5
 ) -> Array:
     r"""sum_m w_m P_m is antisymmetric about 1/2: the population's game is zero-sum and has one regularised Nash. For
     opposite annotators of equal weight it is 1/2 everywhere, and the Nash is the reference.
     """
+    weights = jnp.append(numbers[1:], 1 - jnp.sum(numbers[1:]))
     game = MultiplayerGame(preferences=tables, ref_logp=ref_logp, tau=tau, num_players=3)
     population = game.population(weights)
     mean = jnp.sum(weights[:, None, None] * tables, 0) + tilt * jnp.arange(ref_logp.size)[:, None]
@@ -129,12 +120,12 @@ def population_game(
         equal(game.population().preference, jnp.mean(tables, 0)),
         equal(jnp.exp(at), jnp.exp(response)),
         equal(split.preference, 0.5),
-        equal(jnp.exp(nash(split)), jnp.exp(ref_logp)),
+        equal(duality_gap(split, ref_logp), 0.0),
     )
 
 
 def each_has_its_own_oracle(
-    tables: Array, ref_logp: Law, tau: Array, logps: Array, weights: Array, *, factor: float = 1.0, shift: float = 0.0
+    tables: Array, ref_logp: Law, tau: Array, logps: Array, numbers: Array, *, factor: float = 1.0, shift: float = 0.0
 ) -> Array:
     r"""With an oracle each: gap_i = max_pi J_i(pi, others) - J_i(pi_i, others), J_i = P_i(pi_i > mean of the others) -
     tau KL(pi_i || ref); a step of extragradient moves all players at once.

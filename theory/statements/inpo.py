@@ -18,17 +18,19 @@ Law = Float[Array, "A"]
 
 def iterated_problem(key: Array) -> tuple[Problem, Float[Array, "A"], Array, Array]:
     """(problem with a previous iterate, a law of pairs and two opponents; logits; beta; h with h beta < 1)."""
-    keys = jax.random.split(key, 7)
+    preference_key, normal_key, number_key = jax.random.split(key, 3)
+    noise = jax.random.normal(normal_key, (6, instances.SIZE))
+    laws = jax.vmap(definitions.normalised)(noise[:5])
     problem = Problem(
-        ref_logp=instances.smooth_law(keys[0]),
-        preference=instances.preference(keys[1]),
-        anchor_logp=instances.smooth_law(keys[2]),
-        sampler_logp=instances.smooth_law(keys[3]),
-        opponent_logp=jnp.stack([instances.smooth_law(k) for k in jax.random.split(keys[4])]),
+        ref_logp=laws[0],
+        preference=instances.preference(preference_key),
+        anchor_logp=laws[1],
+        sampler_logp=laws[2],
+        opponent_logp=laws[3:],
     )
-    beta = instances.log_uniform(keys[5], 0.1, 3.0)
-    step = jax.random.uniform(keys[6], minval=0.05, maxval=0.95) / beta
-    return problem, 1.5 * jax.random.normal(keys[6], (instances.SIZE,)), beta, step
+    first, second = jax.random.uniform(number_key, (2,))
+    beta = 0.1 * 30.0**first
+    return problem, 1.5 * noise[5], beta, (0.05 + 0.9 * second) / beta
 
 
 def parts(problem: Problem) -> tuple[Array, Law, Law, Float[Array, "J A"]]:

@@ -90,25 +90,25 @@ def proposition_one(
 
 
 def effective_temperature(
-    problem: Problem, logits: Array, beta: Array, step: Array, *, power: float = 1.0, decay: float = 1.0
+    problem: Problem, logits: Array, beta: Array, step: Array, *, power: float = 0.0, decay: float = 1.0
 ) -> Array:
     r"""TD-MNPO with a history that has collapsed stays at the regularised Nash at tau = eta ratio, which is `beta`:
     eta = 1 / h and ratio = h beta. With a history it finds ref^{h beta} prod_j pi_{t-j}^{(1 - h beta) w_j} e^{h P(y >
     nu)} / Z, w_j falling as d^j.
 
-    The mutant takes eta itself for the temperature, tau = (h beta)^0 / h.
+    The mutant takes the ratio alone for the temperature.
     """
     preference, _, law, opponents = parts(problem)
     ratio = step * beta
-    tau = jnp.power(ratio, power) / step
-    at = nash(PreferenceGame(preference=preference, ref_logp=problem.ref_logp, tau=tau))
+    claimed = ratio * jnp.power(step, power - 1)  # eta ratio, or (step h less) the ratio
+    at = nash(PreferenceGame(preference=preference, ref_logp=problem.ref_logp, tau=beta))
     still = Problem(ref_logp=problem.ref_logp, preference=preference, opponent_logp=jnp.stack([at, at]))
     weights = jnp.stack([jnp.ones(()), jnp.asarray(0.6 * decay)]) / (1 + 0.6 * decay)
     base = ratio * problem.ref_logp + (1 - ratio) * jnp.sum(weights[:, None] * opponents, 0)
     after = definitions.normalised(base + step * definitions.win_rate(preference, law))
     hyper = {"step_size": step, "beta": beta, "history_decay": 0.6}
     return both(
-        equal(population_grad("td_mnpo", still, at, **hyper) / (1 + step), 0.0, tolerance=1e-8),
+        equal(population_grad("td_mnpo", still, at, **{**hyper, "beta": claimed}) / (1 + step), 0.0, tolerance=1e-8),
         equal(population_grad("td_mnpo", problem, after, **hyper) / (1 + step), 0.0),
         equal(methods["td_mnpo"].optimum(problem, **hyper), after),
     )
@@ -257,7 +257,7 @@ STATEMENTS = (
         slack=effective_temperature,
         instance=iterated_problem,
         source=_source("Eq. 17, with the official code's ratio"),
-        mutants=({"power": 0.0}, {"power": 2.0}, {"decay": 0.5}),
+        mutants=({"power": 1.0}, {"power": -1.0}, {"decay": 0.5}),
     ),
     Statement(
         id="games/MN10",

@@ -22,12 +22,14 @@ many_step: Callable[..., Array] = solver_step
 """One step of a solver for players on the first axis."""
 
 
-def players(key: Array) -> tuple[PreferenceGame, Players, Array]:
-    """(game of two, the policies of three players, step size), some responses out of the game."""
-    game_key, policy_key, step_key = jax.random.split(key, 3)
-    game = instances.game(game_key)
-    logps = [instances.policy(k, game.ref_logp, zeros=False) for k in jax.random.split(policy_key, 3)]
-    return game, jnp.stack(logps), instances.log_uniform(step_key, 0.05, 4.0)
+def annotators(key: Array) -> tuple[Float[Array, "3 A A"], Law, Array, Players, Array]:
+    """(three oracles, reference, tau, the policies of three players, (step size, two weights of the oracles))."""
+    table_key, reference_key, policy_key, number_key = jax.random.split(key, 4)
+    tables = jax.vmap(instances.preference)(jax.random.split(table_key, 3))
+    ref_logp = instances.reference(reference_key)
+    logps = jax.vmap(lambda k: instances.policy(k, ref_logp, zeros=False))(jax.random.split(policy_key, 3))
+    numbers = jax.random.uniform(number_key, (4,))
+    return tables, ref_logp, 0.02 * 250.0 ** numbers[0], logps, numbers[1:] * jnp.array([4.0, 0.5, 0.5])
 
 
 def shared(game: PreferenceGame, count: int) -> MultiplayerGame:
@@ -42,13 +44,23 @@ def mean_opponent(logps: Players, player: int) -> Law:
 
 
 def equation_ten(
-    game: PreferenceGame, logps: Players, step: Array, *, factor: float = 1.0, sign: float = 1.0, merge: float = 0.5
+    tables: Array,
+    ref_logp: Law,
+    tau: Array,
+    logps: Players,
+    numbers: Array,
+    *,
+    factor: float = 1.0,
+    sign: float = 1.0,
+    merge: float = 0.5,
 ) -> Array:
     r"""A player steps from the geometric mean of the others by h times the mean win-rate; players who start alike are
     multiplicative weights for every n; the difference of two players turns round and shrinks by 1 / (n - 1).
 
     log pi_i' - log pi_j' = -[log pi_i - log pi_j + h P (pi_i - pi_j)] / (n - 1) + const.
     """
+    game = PreferenceGame(preference=tables[0], ref_logp=ref_logp, tau=tau)
+    step = numbers[0]
     many = shared(game, 3)
     after = many_step(many, "mnpo", logps, step)
     slacks = []
@@ -96,18 +108,19 @@ def target_is_the_original_game(
 
 
 def symmetric_equilibrium(
-    game: PreferenceGame, logps: Players, step: Array, *, scale: float = 0.0, blend: float = 0.0
+    tables: Array, ref_logp: Law, tau: Array, logps: Players, numbers: Array, *, scale: float = 0.0, blend: float = 0.0
 ) -> Array:
     r"""With a pairwise oracle the symmetric regularised equilibrium is the two-player one for every n: its own best
     response, whatever the number of copies, so that no player gains. (The mutant scales tau by n - 1.)
     """
+    game = PreferenceGame(preference=tables[0], ref_logp=ref_logp, tau=tau)
     slacks = []
     for count in (2, 3, 6):
         many = shared(game, count)
         at = nash(many)
-        tau = game.tau * (count - 1) ** scale
+        colder = tau * (count - 1) ** scale
         at = pick(blend, definitions.mixture(at, logps[0], blend), at)
-        response = definitions.best_response(game.preference, game.ref_logp, tau, at)
+        response = definitions.best_response(game.preference, ref_logp, colder, at)
         copies = jnp.broadcast_to(at, (count, at.size))
         slacks += [equal(jnp.exp(at), jnp.exp(response)), equal(duality_gap(many, copies), 0.0, tolerance=1e-12)]
         slacks.append(equal(jnp.exp(best_response(many, copies[1:], player=count - 1)), jnp.exp(response)))
@@ -115,11 +128,19 @@ def symmetric_equilibrium(
 
 
 def gap_of_each_player(
-    game: PreferenceGame, logps: Players, step: Array, *, factor: float = 1.0, returned: float = 0.0
+    tables: Array,
+    ref_logp: Law,
+    tau: Array,
+    logps: Players,
+    numbers: Array,
+    *,
+    factor: float = 1.0,
+    returned: float = 0.0,
 ) -> Array:
     r"""max_pi J_i(pi, others) - J_i(pi_i, others) with J_i = P(pi_i > mean of the others) - tau KL(pi_i || ref): for
     two copies, half of the two-player gap, in which the opponent's divergence comes back.
     """
+    game = PreferenceGame(preference=tables[0], ref_logp=ref_logp, tau=tau)
 
     def value(logp: Law, opponent: Law) -> Array:
         return definitions.wins(game.preference, logp, opponent) - game.tau * definitions.kl(logp, game.ref_logp)
@@ -173,31 +194,23 @@ def _race(scores: Array) -> MultiplayerGame:
     )
 
 
-def one_of_them_wins(scores: Array, logps: Array, *, total: float = 1.0, share: float = 3.0) -> Array:
+def one_of_them_wins(scores: Array, logps: Array, *, total: float = 1.0, rivals: float = 1.0) -> Array:
     r"""sum_i P(pi_i is first) = 1, so that each of n copies is first with probability 1 / n; a best response to the
     others is ref e^{P/tau} / Z.
     """
     race = _race(scores)
     rates = race.win_rate(logps)
-    copies = race.win_rate(jnp.broadcast_to(logps[0], logps.shape))
-    by_hand = definitions.gibbs(race.ref_logp, _first_of(scores, logps[1:]), 0.3)
+    against = pick(rivals, _first_of(scores, logps[1:]), _first_of(scores, logps[1:2]))
     return both(
         equal(jnp.sum(jnp.exp(logps) * rates), total),
-        equal(jnp.sum(jnp.exp(logps[0]) * copies, -1), 1 / share),
-        equal(best_response(race, logps[1:]), by_hand),
+        equal(best_response(race, logps[1:]), definitions.gibbs(race.ref_logp, against, 0.3)),
     )
 
 
-def shifts_do_not_matter(scores: Array, logps: Array, *, power: float = 0.0, sign: float = 1.0) -> Array:
-    r"""P(y beats the others) is the same at R + c, rises in its own score and falls with the others'."""
-    moved = plackett_luce(scores + 3 * (1 + power * jnp.arange(3.0)), logps[1:])
-    raised = plackett_luce(scores + jnp.array([1.0, 0.0, 0.0]), logps[1:])
-    plain = plackett_luce(scores, logps[1:])
-    return both(
-        equal(moved, plain),
-        at_most(sign * plain[0], sign * raised[0]),
-        at_most(sign * raised[1:], sign * plain[1:]),
-    )
+def shifts_do_not_matter(scores: Array, logps: Array, *, power: float = 0.0, factor: float = 1.0) -> Array:
+    r"""P(y beats the others) is the same at R + c, by the integral at R + 3 and the enumeration at R."""
+    expected = _first_of(factor * scores + power * jnp.arange(3.0), logps[1:])
+    return equal(plackett_luce(scores + 3.0, logps[1:]), expected)
 
 
 _source = functools.partial(Source, "Wu et al.", 2025, "2509.23102")
@@ -208,7 +221,7 @@ STATEMENTS = (
         says="MNPO's Eq. 10: alike it is multiplicative weights, three and more players merge by 1 / (n - 1)",
         formula=r"\pi_i\propto\prod_{j\ne i}\pi_j^{1/(n-1)}e^{\frac h{n-1}\sum_{j\ne i}P\pi_j}",
         slack=equation_ten,
-        instance=players,
+        instance=annotators,
         source=_source("Eq. 10"),
         mutants=({"factor": 2.0}, {"sign": -1.0}, {"merge": 1.0}, {"merge": -0.5}),
     ),
@@ -226,7 +239,7 @@ STATEMENTS = (
         says="with a pairwise oracle n players have the equilibrium of two",
         formula=r"\pi^*_{\tau,n}=\pi^*_\tau",
         slack=symmetric_equilibrium,
-        instance=players,
+        instance=annotators,
         source=_source("Eq. 7 and 8; derived in the docstring"),
         mutants=({"scale": 1.0}, {"scale": -1.0}, {"blend": 0.1}),
     ),
@@ -235,7 +248,7 @@ STATEMENTS = (
         says="a player's gap is what the best response gains; for n = 2 half of the two-player gap",
         formula=r"\max_\pi J_i(\pi,O)-J_i(\pi_i,O)=\tfrac12\mathrm{gap}\ (n=2)",
         slack=gap_of_each_player,
-        instance=players,
+        instance=annotators,
         source=_source("v3, Eq. 9"),
         mutants=({"factor": 2.0}, {"returned": 1.0}),
     ),
@@ -255,7 +268,7 @@ STATEMENTS = (
         slack=one_of_them_wins,
         instance=scored_players,
         source=_source("Eq. 4 and 7"),
-        mutants=({"total": 1.5}, {"share": 2.0}),
+        mutants=({"total": 1.5}, {"rivals": 0.0}),
     ),
     Statement(
         id="games/PL3",
@@ -264,6 +277,6 @@ STATEMENTS = (
         slack=shifts_do_not_matter,
         instance=scored_players,
         source=_source("Eq. 4"),
-        mutants=({"power": 1.0}, {"sign": -1.0}),
+        mutants=({"power": 1.0}, {"factor": 2.0}),
     ),
 )

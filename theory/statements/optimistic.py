@@ -19,7 +19,9 @@ Law = Float[Array, "A"]
 ROUNDS = 30
 
 
-def optimistic_average(game: PreferenceGame, step: Array, *, constant: float = 1.0, printed: float = 0.0) -> Array:
+def optimistic_average(
+    game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, constant: float = 1.0, printed: float = 0.0
+) -> Array:
     r"""T gap(average of T) <= 2 D / h + 1 at every T, for h <= 1, D = max_y log 1 / pi_0(y).
 
     Proof: optimistic mirror descent's regret is at most D / h plus h/4 sum |pi_t - pi_{t-1}|_1^2 (win-rates move by at
@@ -27,6 +29,7 @@ def optimistic_average(game: PreferenceGame, step: Array, *, constant: float = 1
     at most h / 2. Theorem 2 as printed has 4 sqrt(D) at h = min(1/2, sqrt D) (the mutant `printed`): a sure winner
     breaks it.
     """
+    game, step = rare_winner(game, step)
     depth = -jnp.min(game.ref_logp)
     h = pick(printed, jnp.minimum(0.5, jnp.sqrt(depth)), step / 4.0)
     run = solve(game, "onpo", num_steps=ROUNDS, step_size=h)
@@ -95,7 +98,7 @@ def proximal_steps_come_nearer(
 def rejected(key: Array) -> tuple[PreferenceGame, Law, Array]:
     """(game with tau >= 0.2, policy, uniform numbers for 400 proposals: the response, and whether it is kept)."""
     game_key, number_key = jax.random.split(key)
-    game, _, logp, _ = game_policy_and_step(game_key)
+    game, logp = instances.game_and_policy(game_key)
     warm = PreferenceGame(preference=game.preference, ref_logp=game.ref_logp, tau=0.2 + game.tau)
     return warm, logp, jax.random.uniform(number_key, (2, 400))
 
@@ -138,7 +141,7 @@ STATEMENTS = (
         says="optimistic averages: T times the gap is bounded; Theorem 2's constant as printed is not enough",
         formula=r"T\,\mathrm{gap}(\bar\pi_T)\le\tfrac{2D}h+1",
         slack=optimistic_average,
-        instance=rare_winner,
+        instance=game_policy_and_step,
         source=Source(*_ONPO, "Theorem 2, corrected in the docstring"),
         mutants=({"printed": 1.0}, {"constant": 0.25}),
     ),

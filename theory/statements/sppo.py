@@ -14,6 +14,7 @@ from theory import definitions, instances
 from theory.record import Statement
 from theory.slack import at_most, both, equal, pick
 from theory.statements.inpo import iterated_problem, parts
+from theory.statements.nash_md import game_policy_and_step
 
 Law = Float[Array, "A"]
 
@@ -64,19 +65,17 @@ def residuals_of_a_pair(
     return equal(jnp.square(definitions.outer_difference(residual)), together)
 
 
-def rare_winner(key: Array) -> tuple[PreferenceGame, Array]:
-    """(game, h): any game, or one whose sure winner the reference gives a small mass; full support."""
-    game_key, mass_key, step_key, coin_key = jax.random.split(key, 4)
-    easy = instances.game(game_key, zeros=False)
-    mass = instances.log_uniform(mass_key, 1e-4, 0.2)
+def rare_winner(game: PreferenceGame, step: Array) -> tuple[PreferenceGame, Array]:
+    """(game, h up to 4) of an instance: its preferences from the uniform reference, or a sure winner of small mass."""
+    share = step * game.tau  # uniform
     size = instances.SIZE
     first = jnp.arange(size) == 0
     table = 0.5 + 0.5 * (first[:, None] & ~first[None, :]) - 0.5 * (first[None, :] & ~first[:, None])
-    ref_logp = jnp.log(jnp.where(first, mass, (1 - mass) / (size - 1)))
-    hard = PreferenceGame(preference=table, ref_logp=ref_logp, tau=easy.tau)
-    choose = jax.random.uniform(coin_key) < 0.5
-    game = jax.tree.map(lambda x, y: jnp.where(choose, x, y), hard, easy)
-    return game, instances.log_uniform(step_key, 0.05, 4.0)
+    mass = 1e-4 * 2000.0 ** (2 * share)
+    hard = share < 0.5
+    ref_logp = jnp.log(jnp.where(hard, jnp.where(first, mass, (1 - mass) / (size - 1)), 1 / size))
+    one = PreferenceGame(preference=jnp.where(hard, table, game.preference), ref_logp=ref_logp, tau=game.tau)
+    return one, 0.05 * 80.0 ** jnp.mod(7 * share, 1.0)
 
 
 def gap_of(preference: Array, law: Law) -> Array:
@@ -84,12 +83,15 @@ def gap_of(preference: Array, law: Law) -> Array:
     return 2 * (jnp.max(definitions.win_rate(preference, law)) - 0.5)
 
 
-def average_of_hedge(game: PreferenceGame, step: Array, *, constant: float = 2.0, lag: float = 0.25) -> Array:
+def average_of_hedge(
+    game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, constant: float = 2.0, lag: float = 0.25
+) -> Array:
     r"""The average of T policies has a gap of at most 2 D / (h T) + h / 4, D = max_y log 1 / pi_0(y); sqrt(2 D / T) at
     the theorem's step.
 
     Proof: Hedge's regret is at most D / h + h T / 8, the payoffs having a range of 1, and the gap is 2 regret / T.
     """
+    game, step = rare_winner(game, step)
     count = 12
     depth = -jnp.min(game.ref_logp)
     run = solve(game, "mwu", num_steps=count, step_size=step)
@@ -163,7 +165,7 @@ STATEMENTS = (
         says="multiplicative weights: the gap of the average policy",
         formula=r"\mathrm{gap}(\bar\pi_T)\le\tfrac{2D}{hT}+\tfrac h4,\ \sqrt{2D/T}",
         slack=average_of_hedge,
-        instance=rare_winner,
+        instance=game_policy_and_step,
         source=Source("Swamy et al.", 2024, "2401.04056", "Theorem 1, with Hedge's constants"),
         mutants=({"constant": 1.0}, {"constant": 0.5, "lag": 0.0}),
     ),
