@@ -191,7 +191,7 @@ STATEMENTS = (
     ),
     Statement(
         id="bond/G3",
-        says="BOND at every weight, and RLHF, DPO, CoPG, AGRO and DRO with the BOND reward, are stationary at best-of-N",
+        says="BOND at every weight, and RLHF, DPO, CoPG, AGRO, DRO with the BOND reward, are stationary at best-of-N",
         formula=r"\nabla L(\pi_{\rm BoN})=0",
         slack=shared_target,
         instance=anchored_problem,
