@@ -193,7 +193,9 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
     "solve": _command(
         "equilibria, winners and cycles of your own preference matrix, certified", "theory.solving.command"
     ),
-    "bench": _command("cost of game solvers and of distillation methods, against named rivals", "theory.benching.command"),
+    "bench": _command(
+        "cost of game solvers and of distillation methods, against named rivals", "theory.benching.command"
+    ),
     "mutants": _command("break every built-in objective and see that its properties notice", "theory.mutation.command"),
 }
 
