@@ -1,7 +1,9 @@
 r"""EGPO: the rate of its steps, and that gradient descent on its loss is these steps."""
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -9,6 +11,7 @@ import alignjax as aj
 from alignjax import Problem, methods, population_grad
 from alignjax.extragradient import against_anchor
 from alignjax.games import PreferenceGame
+from alignjax.games.kernel import mix
 from alignjax.games.solvers import step as solver_step
 from alignjax.record import Source
 from theory import definitions, instances
@@ -114,6 +117,41 @@ def fixed_point_at_every_step(
     return both(*slacks, equal(gradient, 0.0), equal(methods["egpo"].optimum(problem, beta=game.tau), equilibrium))
 
 
+def steps_differentiate(
+    game: PreferenceGame, equilibrium: Law, logp: Law, step: Array, *, factor: float = 1.0, held: float = 0.0
+) -> Array:
+    r"""The derivative of an extragradient step in the policy, tau and h together is that of its definition; and a base
+    of weight 0 is ignored, zeros included.
+    """
+    h = 0.5 * step
+    alive = jnp.isfinite(game.ref_logp)
+    ref = jnp.where(alive, game.ref_logp, 0.0)
+    direction = jnp.where(alive, jnp.sin(1.0 + jnp.arange(logp.size)), 0.0)
+
+    def one(by_hand: bool, t: Array) -> Array:
+        moved = PreferenceGame(preference=game.preference, ref_logp=game.ref_logp, tau=game.tau * (1 + 0.3 * t))
+        start, size = jnp.where(alive, jnp.where(alive, logp, 0.0) + t * direction, -jnp.inf), h * (1 + t)
+        if not by_hand:
+            return jnp.exp(solver_step(moved, "egpo", start, size))
+        held_at = pick(held, jax.lax.stop_gradient(size), size)
+        weight = held_at * moved.tau
+        centre = jnp.where(alive, (1 - weight) * jnp.where(alive, start, 0.0) + weight * ref, -jnp.inf)
+        opponent = definitions.softmax_of(start)
+        for _ in range(2):
+            # Not `normalised`, whose derivative through a maximum is not one where XLA computes it twice.
+            rate = definitions.win_rate(game.preference, opponent)
+            opponent = definitions.softmax_of(centre + factor * size * rate)
+        return jnp.exp(opponent)
+
+    at, along = (jnp.zeros(()),), (jnp.ones(()),)
+    found, expected = (jax.jvp(functools.partial(one, by_hand), at, along) for by_hand in (False, True))
+    gone = jnp.where(jnp.arange(logp.size) == jnp.argmax(game.ref_logp), -jnp.inf, game.ref_logp)
+    kept = jnp.exp(mix(logp, gone, factor - 1))
+    return both(
+        *(equal(x / (1 + h), y / (1 + h)) for x, y in zip(found, expected, strict=True)), equal(kept, jnp.exp(logp))
+    )
+
+
 _ZHOU = ("Zhou et al.", 2025, "2503.08942")
 
 STATEMENTS = (
@@ -152,5 +190,14 @@ STATEMENTS = (
         instance=game_policy_and_step,
         source=Source(*_ZHOU, "Theorem 1"),
         mutants=({"mixed": 1.0}, {"hotter": 1.5}),
+    ),
+    Statement(
+        id="games/EG5",
+        says="an extragradient step has the derivative of its definition",
+        formula=r"\tfrac{d}{dt}\mathrm{EG}_{h(t)}(\pi_t;\tau(t))",
+        slack=steps_differentiate,
+        instance=game_policy_and_step,
+        source=Source(*_ZHOU, "Eq. 6-7; autodiff of the definition"),
+        mutants=({"factor": 2.0}, {"held": 1.0}),
     ),
 )
