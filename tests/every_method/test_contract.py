@@ -98,6 +98,7 @@ def test_a_loop_over_prompts_and_more_leading_axes(name):
     np.testing.assert_allclose(METHODS[name](deep)[0, :, 0], expected, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @every_method
 def test_low_precision_in_finite_single_precision_out(name):
     given = groups.arrays(size_of(name))
@@ -115,7 +116,7 @@ def test_low_precision_in_finite_single_precision_out(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("junk", [np.nan, *(pytest.param(x, marks=pytest.mark.slow) for x in (np.inf, -np.inf))])
 def test_masked_responses_are_inert(name, junk):
     k = size_of(name)
     if METHODS[name].num_responses:
