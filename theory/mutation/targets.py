@@ -15,10 +15,15 @@ MODULES = (
     "alignjax.equations", "alignjax.kl_estimators", "alignjax.kl_regularised", "alignjax.f_regularised",
     "alignjax.divergences", "alignjax.laws", "alignjax.logspace", "alignjax.feedback", "alignjax.problem",
     "alignjax.games.game", "alignjax.games.equilibrium", "alignjax.games.kernel",
-    "alignjax.games.regularised_solvers", "alignjax.games.original_solvers",
+    "alignjax.games.regularised_solvers", "alignjax.games.original_solvers", "alignjax.games.multiplayer",
 )  # fmt: skip
 """Modules of equations; every module of `alignjax.objectives` is one too."""
-METHODS_OF_CLASSES = {"alignjax.games.game": ("PreferenceGame.skew", "PreferenceGame.win_rate")}
+METHODS_OF_CLASSES = {
+    "alignjax.games.game": ("PreferenceGame.skew", "PreferenceGame.win_rate"),
+    "alignjax.games.multiplayer": tuple(
+        f"MultiplayerGame.{name}" for name in ("oracle_of", "others", "win_rate", "win_rate_against")
+    ),
+}
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOT_EQUATIONS = {
     "alignjax.divergences": ("_laws",),
@@ -28,13 +33,14 @@ NOT_EQUATIONS = {
         "_to_boundary", "_nearest", "_least_divergence",
     ),
     "alignjax.games.game": ("check_policy",),
+    "alignjax.games.multiplayer": ("_players", "_nodes", "_nash", "_symmetric"),
     "alignjax.games.original_solvers": ("prox",),
     "alignjax.kl_regularised": ("_checked",),
     "alignjax.logspace": ("as_float", "per_batch"),
 }  # fmt: skip
 """Checks of arguments, plumbing, and algorithms whose steps may differ as long as they converge (Newton, a linear
 program, an inner loop): what they return is held to the equations that they solve. `games.solvers` runs the solvers;
-`games.social_choice` and `games.multiplayer` are not mutated yet.
+`games.social_choice` is not mutated yet.
 """
 
 

@@ -178,13 +178,18 @@ def _first_of(scores: Array, opponents: Array, temperature: float = 1.0) -> Arra
 
 
 def one_against_many(scores: Array, logps: Array, *, temperature: float = 1.0, rivals: float = 1.0) -> Array:
-    r"""P(y beats z_1..z_m) = E e^{R_y} / (e^{R_y} + sum_j e^{R_{z_j}}), by enumeration; m = 1 is Bradley-Terry."""
+    r"""P(y beats z_1..z_m) = E e^{R_y} / (e^{R_y} + sum_j e^{R_{z_j}}), by enumeration, with its derivative in the
+    opponents; m = 1 is Bradley-Terry.
+    """
     opponents = logps[1:]
     pair = definitions.sigmoid(temperature * definitions.outer_difference(scores))
-    many = _first_of(scores, opponents, temperature)
+    along = (jnp.sin(1.0 + jnp.arange(6.0)).reshape(2, 3),)
+    value, slope = jax.jvp(functools.partial(plackett_luce, scores), (opponents,), along)
+    many, moves = jax.jvp(lambda x: _first_of(scores, x, temperature), (opponents,), along)
     return both(
         equal(plackett_luce(scores, opponents[:1]), definitions.win_rate(pair, opponents[0])),
-        equal(plackett_luce(scores, opponents), pick(rivals, many, _first_of(scores, opponents[:1], temperature))),
+        equal(value, pick(rivals, many, _first_of(scores, opponents[:1], temperature))),
+        equal(slope, moves),
     )
 
 

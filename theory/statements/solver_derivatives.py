@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignjax import Problem
-from alignjax.games import PreferenceGame, solve
+from alignjax.games import MultiplayerGame, PreferenceGame, best_response, duality_gap, original_gap, solve
 from alignjax.games.solvers import solver
 from alignjax.games.solvers import step as solver_step
 from alignjax.record import Source
 from theory import definitions, instances
 from theory.record import Statement
 from theory.slack import LOOSE, equal
+from theory.statements.multiplayer import annotators, many_step
 
 _WIDTH = 1e-5
 
@@ -62,6 +63,31 @@ def every_row_differentiates(problem: Problem, logits: Array, beta: Array, *, fa
     return jnp.min(jnp.stack(slacks))
 
 
+def many_players_differentiate(
+    tables: Array, ref_logp: Array, tau: Array, logps: Array, numbers: Array, *, factor: float = 1.0
+) -> Array:
+    r"""d/dt of gaps, best responses and steps of three players with an oracle each, their policies and tau moving."""
+    alive = jnp.isfinite(ref_logp)
+    wave = jnp.where(alive, jnp.sin(1.0 + jnp.arange(3 * ref_logp.size)).reshape(3, -1), 0.0)
+    # Policies of a few nats: a difference of two numbers sees no further.
+    logits = jnp.where(alive, jnp.tanh(jnp.where(alive, logps, 0.0)), -jnp.inf)
+    # The maximum in the original gap has no derivative where two responses are as good.
+    laws = jnp.exp(jax.vmap(definitions.softmax_of)(logits))
+    rates = jnp.einsum("nij,nj->ni", tables, (jnp.sum(laws, 0) - laws) / 2)
+    ranked = jnp.sort(jnp.where(alive, rates, -jnp.inf), -1)
+    clear = ranked[:, -1] - ranked[:, -2] > 1e-3
+
+    def quantities(t: Array) -> Array:
+        game = MultiplayerGame(preferences=tables, ref_logp=ref_logp, tau=0.3 + tau * (1 + 0.5 * t), num_players=3)
+        players = jax.vmap(definitions.softmax_of)(jnp.where(alive, logits + t * wave, -jnp.inf))
+        found = (best_response(game, players[1:], player=0), *many_step(game, "mnpo", players, 0.25 * (1 + t)))
+        gaps = (duality_gap(game, players), jnp.where(clear, original_gap(game, players), 0.0))
+        return jnp.concatenate([*gaps, *map(jnp.exp, found)])
+
+    found, difference = _slope(quantities)
+    return equal(found, factor * difference, tolerance=LOOSE)
+
+
 STATEMENTS = (
     Statement(
         id="games/SV7",
@@ -69,6 +95,15 @@ STATEMENTS = (
         formula=r"\tfrac{d}{dt}\pi_T(\pi_0(t),\mu(t),\tau(t),h(t))",
         slack=every_row_differentiates,
         instance=instances.smooth_preference_problem,
+        source=Source("alignjax", 2026, "", "central differences"),
+        mutants=({"factor": 0.0}, {"factor": 2.0}),
+    ),
+    Statement(
+        id="games/SV8",
+        says="games of many players differentiate: gaps, best responses and steps",
+        formula=r"\tfrac{d}{dt}\mathrm{gap}_i(\pi(t);\tau(t))",
+        slack=many_players_differentiate,
+        instance=annotators,
         source=Source("alignjax", 2026, "", "central differences"),
         mutants=({"factor": 0.0}, {"factor": 2.0}),
     ),
