@@ -342,3 +342,13 @@ def test_a_leaderboard_of_five_hundred():
         policy = np.array(list(answer["policy"].values()))
         assert 2 * ((rate - 0.5) @ policy).max() < 1e-9
     assert found["seconds"] < 120
+
+
+def test_tables_whose_first_row_is_their_first_column(tmp_path, capsys):
+    # Ties everywhere, and counts that are symmetric at the edge: numbers, not names.
+    ties, wins = tmp_path / "ties.csv", tmp_path / "wins.csv"
+    ties.write_text("0.5,0.5,0.5\n0.5,0.5,0.5\n0.5,0.5,0.5\n")
+    wins.write_text("0,5,3\n5,0,2\n3,4,0\n")
+    for path in (ties, wins):
+        assert main(["solve", str(path), "--tau", "1", "--json", "--no-lp"]) == 0
+        assert len(json.loads(capsys.readouterr().out)["names"]) == 3

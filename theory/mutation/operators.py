@@ -179,8 +179,8 @@ def _changes(node: ast.AST, role: str, parameters: frozenset[str]) -> Iterator[C
 
 def _returned(node: ast.expr) -> Iterator[Change]:
     """Changes of a returned value as a whole."""
-    if isinstance(node, ast.Tuple | ast.Compare | ast.Lambda):
-        return
+    if isinstance(node, ast.Tuple | ast.Compare | ast.Lambda) or getattr(node, "value", "") is None:
+        return  # no number: there is no sign to change
     yield "sign", ast.UnaryOp(op=ast.USub(), operand=node)
     yield "factor 2", ast.BinOp(left=ast.Constant(2), op=ast.Mult(), right=node)
     if not _is_sg(node):

@@ -32,7 +32,7 @@ NOT_EQUATIONS = {
         "damped_newton", "_offset", "_nash", "von_neumann_winner", "equilibria", "_strictly_complementary",
         "_to_boundary", "_nearest", "_least_divergence",
     ),
-    "alignjax.games.game": ("check_policy",),
+    "alignjax.games.game": ("check_policy", "by_kind", "version_of", "of_two"),
     "alignjax.games.multiplayer": ("_players", "_nodes", "_nash", "_symmetric"),
     "alignjax.games.original_solvers": ("prox",),
     "alignjax.kl_regularised": ("_checked",),

@@ -167,8 +167,10 @@ def _are_places(cells: Sequence[str]) -> bool:
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """Words, or numbers that stand again in the first column, or the places of the columns over a square."""
-    again = len(rows) > 1 and rows[0][1:] == [row[0] for row in rows[1:]]
+    """Words, or numbers that stand again in the first column under a corner that is no number (a symmetric table of
+    numbers is a table), or the places of the columns over a square.
+    """
+    again = len(rows) > 1 and not _is_number(rows[0][0]) and rows[0][1:] == [row[0] for row in rows[1:]]
     return _are_words(rows[0][1:]) or again or (len(rows) == len(rows[0]) + 1 and _are_places(rows[0]))
 
 
