@@ -159,9 +159,9 @@ def bond_reward(ref_logp: ArrayLike, reward: ArrayLike, n: Scalar, *, ties: str 
     Source: Sessa et al., 2024, arXiv:2407.14622, Sec. 3.2.
     """
     checks.member("ties", ties, TIES)
+    _at_least_one("n", n)
     if checks.is_concrete(n) and not float(np.min(np.asarray(n))) > 1:
         raise ValueError(f"n must be more than 1 (beta = 1 / (n - 1)), got {n!r}")
-    _at_least_one("n", n)
     logp, reward = _checked(ref_logp, reward)
     found = _quantiles(logp, reward, ties=ties, worst=False)
     n = per_batch(as_float(n).astype(logp.dtype))

@@ -29,9 +29,11 @@ def _checked(advantages: ArrayLike, axes: int) -> Float[Array, "*batch M"]:
 
 
 def noon(advantages: ArrayLike) -> Array:
-    r"""Noon, "no negative": max(A, 0), elementwise. Source: He and Maghsudi, 2025, arXiv:2508.07768, Noon PPO."""
-    checks.not_nan("advantages", advantages)
-    return jnp.maximum(as_float(advantages), 0.0)
+    r"""Noon, "no negative": max(A, 0), elementwise. Source: He and Maghsudi, 2025, arXiv:2508.07768, Noon PPO.
+
+    Raises: ValueError on an empty objective axis, NaN or infinities.
+    """
+    return jnp.maximum(_checked(advantages, 0) if np.ndim(advantages) else as_float(advantages), 0.0)
 
 
 def pama(advantages: ArrayLike) -> tuple[Float[Array, "*batch"], Float[Array, "*batch M"]]:

@@ -164,6 +164,12 @@ def test_what_is_not_allowed():
             aj.best_of_n(logp, [0.0, 1.0], n)
     with pytest.raises(ValueError, match="n must be more than 1"):
         aj.bond_reward(logp, [0.0, 1.0], 1)
+    for n in ("3", None, 0.5):
+        with pytest.raises(ValueError, match="n must be"):
+            aj.bond_reward(logp, [0.0, 1.0], n)
+    for bad in (np.zeros((3, 0)), [np.inf, 1.0]):
+        with pytest.raises(ValueError, match="advantages"):
+            aj.multiobjective.noon(bad)
     for reward in ([np.nan, 0.0], [np.inf, 0.0]):
         with pytest.raises(ValueError, match="reward"):
             aj.best_of_n(logp, reward, 2)
