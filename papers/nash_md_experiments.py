@@ -25,8 +25,8 @@ from alignjax.games import (
     solve,
     von_neumann_winner,
 )
-from alignjax.games.regularised_solvers import nash_md_theorem_step
 from alignjax.games.solvers import step as solver_step
+from alignjax.games.step_sizes import nash_md_theorem_step
 from alignjax.problem import Problem
 from papers.record import Settings
 

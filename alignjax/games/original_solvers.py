@@ -4,14 +4,14 @@ They have no fixed reference to return to: the base of a step is the policy itse
 reference that moves (`comal`, `mpo`). The averages of the first kind converge; the last policies of the second do.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignjax.games import step_sizes
 from alignjax.games.kernel import Board, Logits, Oracle, extragradient_step, geometric_step, magnet_weight, mix
-from alignjax.games.regularised_solvers import mirror_descent_step
 from alignjax.logspace import Scalar
 from alignjax.record import Solver, Source
 
@@ -140,40 +140,6 @@ def mpo(
     return MagnetState(logits, jnp.where(due, logits, state.magnet), jnp.where(due, 0.0, age))
 
 
-def hedge_step(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h = sqrt(8 D / T), D = max_y log 1 / ref(y), which is log A for a uniform reference.
-
-    From the reference, the average of T policies then has a gap of at most sqrt(2 D / T).
-    """
-    divergence = jnp.maximum(jnp.where(jnp.isneginf(game.ref_logp), 0.0, -game.ref_logp).max(-1), 1e-3)
-    return jnp.zeros_like(t) + jnp.sqrt(8 * divergence / max(num_steps, 1)) + 0 * game.tau
-
-
-def half(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h = 1/2."""
-    return jnp.zeros_like(t) + 0.5 + 0 * game.tau
-
-
-def eighth(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h = 1/8: the last policy converges where the equilibrium is unique."""
-    return jnp.zeros_like(t) + 0.125 + 0 * game.tau
-
-
-def proximal_step(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h = 1 / tau: the prox at the game's own temperature."""
-    return jnp.zeros_like(t) + 1 / game.tau
-
-
-def _same(eta: Array, tau: Array) -> Array:
-    r"""h = eta."""
-    return eta
-
-
-def _implicit(eta: Array, tau: Array) -> Array:
-    r"""h = eta / (1 + eta tau): an implicit step."""
-    return eta / (1 + eta * tau)
-
-
 _AVERAGE = "its average converges to a Nash of the original game; the last policy may cycle"
 
 SOLVERS = (
@@ -183,9 +149,9 @@ SOLVERS = (
         converges_to=f"{_AVERAGE}: gap of the average <= sqrt(2 D / T) with the theorem's step, D = max log 1 / ref",
         pulls=False,
         averages=True,
-        default_step=hedge_step,
-        theorem=hedge_step,
-        canonical=_same,
+        default_step=step_sizes.hedge_step,
+        theorem=step_sizes.hedge_step,
+        canonical=step_sizes.same,
         many_players=True,
         source=Source("Swamy et al.", 2024, "2401.04056", "Algorithm 1"),
     ),
@@ -197,9 +163,9 @@ SOLVERS = (
         one_step="a correction and a prediction with one and the same win-rate: one oracle call",
         pulls=False,
         averages=True,
-        default_step=half,
-        theorem=eighth,
-        canonical=_same,
+        default_step=step_sizes.half,
+        theorem=step_sizes.eighth,
+        canonical=step_sizes.same,
         many_players=True,
         source=Source("Zhang et al.", 2025, "2502.16852", "Algorithm 1, Theorem 3"),
     ),
@@ -211,8 +177,8 @@ SOLVERS = (
         oracle_calls=None,
         pulls=False,
         sampled=False,
-        default_step=proximal_step,
-        theorem=proximal_step,
+        default_step=step_sizes.proximal_step,
+        theorem=step_sizes.proximal_step,
         source=Source("Liu et al.", 2024, "2410.23223", "Algorithm 1, Theorem 1"),
     ),
     Solver(
@@ -221,8 +187,8 @@ SOLVERS = (
         target="original",
         converges_to="a Nash of the original game, last policy, where each magnet stands long enough",
         one_step="one inner step: one oracle call; the magnet moves every `magnet_steps` of them",
-        default_step=mirror_descent_step,
-        canonical=_implicit,
+        default_step=step_sizes.mirror_descent_step,
+        canonical=step_sizes.implicit,
         source=Source("Wang et al.", 2024, "2410.16714", "Algorithm 1"),
     ),
     Solver(
@@ -231,9 +197,9 @@ SOLVERS = (
         converges_to=_AVERAGE,
         pulls=False,
         averages=True,
-        default_step=hedge_step,
-        theorem=hedge_step,
-        canonical=_same,
+        default_step=step_sizes.hedge_step,
+        theorem=step_sizes.hedge_step,
+        canonical=step_sizes.same,
         many_players=True,
         source=Source("Wu et al.", 2025, "2509.23102", "Eq. 10"),
     ),

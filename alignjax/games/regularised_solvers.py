@@ -4,11 +4,11 @@ Each is one step `step(game, logits, step_size, win_rate) -> logits` of the kern
 pi^{1 - h tau} ref^{h tau} and differ in whom the win-rate is measured against.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array
 
+from alignjax.games import step_sizes
 from alignjax.games.kernel import Board, Logits, Oracle, extragradient_step, geometric_step, mix, pull
 from alignjax.logspace import Scalar
 from alignjax.record import Solver, Source
@@ -108,66 +108,6 @@ def nash_ema(game: Board, state: EmaState, step_size: Array, win_rate: Oracle, *
     return EmaState(logits, mix(state.average, logits, 1 - ema))
 
 
-# --- step sizes: schedule(t, game, num_steps) -> h
-
-
-def nash_md_theorem_step(t: Array, tau: Array) -> Array:
-    r"""h_t = 2 / (tau (t + 2)), t = 0, 1, ...: h_0 tau = 1. Source: Munos et al., 2023, arXiv:2312.00886, Theorem 1."""
-    return 2.0 / (tau * (t + 2.0))
-
-
-def decaying(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h_t = 2 / (tau (t + 2)), t = 0, 1, ...: h_0 tau = 1, so that the start is forgotten at once."""
-    return nash_md_theorem_step(t, game.tau)
-
-
-def mirror_descent_step(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h = 4 tau / (1 + 4 tau^2), the largest step whose linear rate 1 - h tau is proved.
-
-    The implicit step h / (1 - h tau) is then 4 tau = tau / L^2, with L = 1/2 the largest entry of P - 1/2.
-    """
-    return jnp.zeros_like(t) + 4 * game.tau / (1 + 4 * jnp.square(game.tau))
-
-
-def lagging_step(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h / (1 - h tau) = 4 tau / 19, mirror descent's step over the lag (1 + ema) / (1 - ema) at ema = 0.9.
-
-    An opponent that lags turns rotation into growth, as long steps do.
-    """
-    implicit = 4 * game.tau / 19
-    return jnp.zeros_like(t) + implicit / (1 + implicit * game.tau)
-
-
-def mirror_prox_step(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h = 2 / (1 + 2 tau): the factor 1 / (1 + 2 tau) for two oracle calls."""
-    return jnp.zeros_like(t) + 2 / (1 + 2 * game.tau)
-
-
-def egpo_theorem_step(t: Array, game: Any, num_steps: int) -> Array:
-    r"""h = 1 / (tau + 3)."""
-    return jnp.zeros_like(t) + 1 / (3 + game.tau)
-
-
-def _same(eta: Array, tau: Array) -> Array:
-    r"""h = eta."""
-    return eta
-
-
-def _inverse(eta: Array, tau: Array) -> Array:
-    r"""h = 1 / eta: an inverse step."""
-    return 1 / eta
-
-
-def _implicit(eta: Array, tau: Array) -> Array:
-    r"""h = eta / (1 + eta tau): an implicit step."""
-    return eta / (1 + eta * tau)
-
-
-def _implicit_in_tau(eta: Array, tau: Array) -> Array:
-    r"""h = eta / (tau (1 + eta)): an implicit step in units of 1 / tau."""
-    return eta / (tau * (1 + eta))
-
-
 _MUNOS = ("Munos et al.", 2023, "2312.00886")
 _NASH = "the regularised Nash"
 _SLOW = f"{_NASH}, linearly for h <= 4 tau / (1 + 4 tau^2): O(1 / tau^2) oracle calls"
@@ -180,18 +120,18 @@ SOLVERS = (
         target="regularised",
         converges_to=f"{_NASH} with the theorem's steps; at a constant step its mixture is the Nash at "
         "tau / (1 - h tau)",
-        default_step=decaying,
-        theorem=decaying,
-        canonical=_same,
+        default_step=step_sizes.decaying,
+        theorem=step_sizes.decaying,
+        canonical=step_sizes.same,
         source=Source(*_MUNOS, "Eq. 4-5, Theorem 1"),
     ),
     Solver(
         step=self_play,
         target="regularised",
         converges_to=f"{_NASH} for h < 2 tau / (tau^2 + lambda^2), +-i lambda the game's rotation there",
-        default_step=mirror_descent_step,
-        theorem=decaying,
-        canonical=_same,
+        default_step=step_sizes.mirror_descent_step,
+        theorem=step_sizes.decaying,
+        canonical=step_sizes.same,
         many_players=True,
         source=Source(*_MUNOS, "Sec. 6"),
     ),
@@ -199,8 +139,8 @@ SOLVERS = (
         step=reference_response,
         target="reference",
         converges_to="the best response to the reference, which is not the Nash: its gap stays",
-        default_step=mirror_descent_step,
-        canonical=_same,
+        default_step=step_sizes.mirror_descent_step,
+        canonical=step_sizes.same,
         source=Source(*_MUNOS, "Sec. 7.2"),
     ),
     Solver(
@@ -208,9 +148,9 @@ SOLVERS = (
         step=self_play,
         target="regularised",
         converges_to=_SLOW,
-        default_step=mirror_descent_step,
-        theorem=mirror_descent_step,
-        canonical=_same,
+        default_step=step_sizes.mirror_descent_step,
+        theorem=step_sizes.mirror_descent_step,
+        canonical=step_sizes.same,
         many_players=True,
         source=Source("Sokota et al.", 2022, "2206.05825", "Theorem 3.4"),
     ),
@@ -219,9 +159,9 @@ SOLVERS = (
         step=self_play,
         target="regularised",
         converges_to=f"{_SLOW}; KL(pi* || pi_T) <= 32 max(B tau, 1)^2 / (tau^2 (T + 1)) with the theorem's steps",
-        default_step=mirror_descent_step,
-        theorem=decaying,
-        canonical=_inverse,
+        default_step=step_sizes.mirror_descent_step,
+        theorem=step_sizes.decaying,
+        canonical=step_sizes.inverse,
         many_players=True,
         source=Source("Zhang et al.", 2024, "2407.00617", "Eq. 5, Theorem 4"),
     ),
@@ -230,9 +170,9 @@ SOLVERS = (
         step=self_play,
         target="regularised",
         converges_to=_SLOW,
-        default_step=mirror_descent_step,
-        theorem=mirror_descent_step,
-        canonical=_implicit,
+        default_step=step_sizes.mirror_descent_step,
+        theorem=step_sizes.mirror_descent_step,
+        canonical=step_sizes.implicit,
         many_players=True,
         source=Source("Sokota et al.", 2022, "2206.05825", "Eq. 10, Theorem 3.4"),
     ),
@@ -242,9 +182,9 @@ SOLVERS = (
         converges_to=_FAST,
         one_step=_TWO_CALLS,
         oracle_calls=2,
-        default_step=mirror_prox_step,
-        theorem=egpo_theorem_step,
-        canonical=_same,
+        default_step=step_sizes.mirror_prox_step,
+        theorem=step_sizes.egpo_theorem_step,
+        canonical=step_sizes.same,
         many_players=True,
         source=Source("Zhou et al.", 2025, "2503.08942", "Eq. 6-7"),
     ),
@@ -255,9 +195,9 @@ SOLVERS = (
         converges_to=f"{_FAST}: the factor 1 / (1 + 2 tau) for two of them",
         one_step=_TWO_CALLS,
         oracle_calls=2,
-        default_step=mirror_prox_step,
-        theorem=mirror_prox_step,
-        canonical=_implicit_in_tau,
+        default_step=step_sizes.mirror_prox_step,
+        theorem=step_sizes.mirror_prox_step,
+        canonical=step_sizes.implicit_in_tau,
         many_players=True,
         source=Source("Tiapkin et al.", 2025, "2505.19731", "Algorithm 1, Theorem 1"),
     ),
@@ -267,7 +207,7 @@ SOLVERS = (
         converges_to=_SLOW,
         one_step="the best response to the policy is drawn, then a step against it: two oracle calls",
         oracle_calls=2,
-        default_step=mirror_descent_step,
+        default_step=step_sizes.mirror_descent_step,
         source=Source("Liu et al.", 2025, "2503.10990", "Sec. 5"),
     ),
     Solver(
@@ -275,8 +215,8 @@ SOLVERS = (
         init=start_ema,
         target="regularised",
         converges_to=f"{_NASH} where the average keeps up: h about 4 tau (1 - ema) / (1 + ema) and less; no theorem",
-        default_step=lagging_step,
-        canonical=_same,
+        default_step=step_sizes.lagging_step,
+        canonical=step_sizes.same,
         source=Source(*_MUNOS, "Sec. 7.3"),
     ),
 )

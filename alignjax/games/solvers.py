@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from alignjax import checks
 from alignjax.games import original_solvers, regularised_solvers
 from alignjax.games.game import Game, PreferenceGame, check_policy, duality_gap, original_gap
-from alignjax.games.kernel import Board, Logits, Oracle
+from alignjax.games.kernel import Board, Logits, Oracle, Schedule
 from alignjax.logspace import ArrayLike, as_float, log_softmax, per_batch
 from alignjax.pytree import register
 from alignjax.record import Solver
@@ -70,15 +70,19 @@ def _step_sizes(row: Solver, game: Any, step_size: Any, num_steps: int) -> Array
     tau = as_float(game.tau)
     times = jnp.arange(num_steps, dtype=tau.dtype)
     column = times.reshape((-1,) + (1,) * tau.ndim)
+
+    def over_games(schedule: Schedule) -> Array:
+        return jnp.broadcast_to(schedule(column, game, num_steps), (num_steps, *game.ref_logp.shape[:-1]))
+
     if step_size is None:
         assert row.default_step is not None
-        return row.default_step(column, game, num_steps)
+        return over_games(row.default_step)
     if isinstance(step_size, str):
         if step_size != "theorem":
             raise ValueError(f'step_size must be a number, a schedule t -> number, or "theorem", got {step_size!r}')
         if row.theorem is None:
             raise ValueError(f'{row.name} has no theorem with a step size; step_size="theorem" is not allowed')
-        return row.theorem(column, game, num_steps)
+        return over_games(row.theorem)
     if callable(step_size):
         sizes = jax.vmap(lambda t: as_float(step_size(t)))(times)
     else:

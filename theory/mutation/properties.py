@@ -23,7 +23,7 @@ from alignjax import (
     logspace,
 )
 from alignjax import problem as problems
-from alignjax.games import PreferenceGame, regularised_solvers, solvers
+from alignjax.games import PreferenceGame, solvers, step_sizes
 from alignjax.games.equilibrium import mixture_equilibrium
 from alignjax.objectives.nash_md import ema_of_parameters
 from alignjax.record import Source
@@ -226,7 +226,7 @@ def games_differentiate(first: Array, second: Array, reward: Array, number: Arra
         in_game(games.duality_gap_by_value),
         in_game(games.original_gap),
         equal(game(second, lower, number).skew, lower - lower.T),
-        derivative(lambda t: regularised_solvers.nash_md_theorem_step(jnp.asarray(3.0), t), number),
+        derivative(lambda t: step_sizes.nash_md_theorem_step(jnp.asarray(3.0), t), number),
         in_game(lambda one, logp: solvers.step(one, "nash_md", logp, 0.4 / one.tau)),
         in_game(lambda one, logp: solvers.step(one, "nash_md", logp, 0.4 / one.tau, mixture=0.3)),
         in_game(lambda one, logp: solvers.step(one, "self_play", logp, 0.4 / one.tau)),

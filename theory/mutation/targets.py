@@ -16,6 +16,7 @@ MODULES = (
     "alignjax.divergences", "alignjax.laws", "alignjax.logspace", "alignjax.feedback", "alignjax.problem",
     "alignjax.games.game", "alignjax.games.equilibrium", "alignjax.games.kernel",
     "alignjax.games.regularised_solvers", "alignjax.games.original_solvers", "alignjax.games.multiplayer",
+    "alignjax.games.step_sizes",
 )  # fmt: skip
 """Modules of equations; every module of `alignjax.objectives` is one too."""
 METHODS_OF_CLASSES = {

@@ -17,11 +17,12 @@ from alignjax.games import (
     solve,
     three_cycles,
 )
+from alignjax.games.solvers import step as solver_step
 from alignjax.record import Source
 from theory import definitions, instances
 from theory.record import Statement
 from theory.slack import LOOSE, at_most, both, equal, pick
-from theory.statements.multiplayer import annotators, many_step
+from theory.statements.multiplayer import annotators
 
 Law = Float[Array, "A"]
 
@@ -155,7 +156,7 @@ def each_has_its_own_oracle(
         others = jnp.stack([logps[j] for j in range(3) if j != i])
         slacks.append(equal(jnp.exp(best_response(game, others, player=i)), jnp.exp(response)))
     after = jnp.stack(move(rates(move(rate))))
-    return both(*slacks, equal(jnp.exp(many_step(game, "egpo", logps, step)), jnp.exp(after)))
+    return both(*slacks, equal(jnp.exp(solver_step(game, "egpo", logps, step)), jnp.exp(after)))
 
 
 _source = functools.partial(Source, "Wu et al.", 2025, "2509.23102")

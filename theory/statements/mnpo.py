@@ -9,13 +9,13 @@ from jaxtyping import Array, Float
 import alignjax as aj
 from alignjax import Problem, methods, population_grad, population_loss
 from alignjax.games import MultiplayerGame, PreferenceGame, nash
+from alignjax.games.solvers import step as solver_step
 from alignjax.objectives.mnpo import TABLE_1
 from alignjax.record import Source
 from theory import definitions, instances
 from theory.record import Statement
 from theory.slack import both, equal, pick
 from theory.statements.inpo import iterated_problem, parts
-from theory.statements.multiplayer import many_step
 
 Law = Float[Array, "A"]
 
@@ -36,7 +36,7 @@ def lemma_one(
     rate = pick(geometric, blended, _mean_rate(preference, opponents))
     after = definitions.normalised(base + factor * step * rate)
     game = MultiplayerGame(preferences=preference, ref_logp=problem.ref_logp, tau=beta, num_players=3)
-    stepped = many_step(game, "mnpo", jnp.concatenate([anchor[None], opponents]), step)[0]
+    stepped = solver_step(game, "mnpo", jnp.concatenate([anchor[None], opponents]), step)[0]
     return both(
         equal(population_grad("mnpo_soft", problem, after, step_size=step) / (1 + step), 0.0),
         equal(methods["mnpo_soft"].optimum(problem, step_size=step), after),

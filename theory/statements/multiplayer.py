@@ -2,7 +2,6 @@ r"""MNPO's game of n players: its step, what it converges to, its gap; and Plack
 
 import functools
 import itertools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,6 @@ from theory.slack import at_most, both, equal, pick
 
 Law = Float[Array, "A"]
 Players = Float[Array, "n A"]
-
-many_step: Callable[..., Array] = solver_step
-"""One step of a solver for players on the first axis."""
 
 
 def annotators(key: Array) -> tuple[Float[Array, "3 A A"], Law, Array, Players, Array]:
@@ -62,7 +58,7 @@ def equation_ten(
     game = PreferenceGame(preference=tables[0], ref_logp=ref_logp, tau=tau)
     step = numbers[0]
     many = shared(game, 3)
-    after = many_step(many, "mnpo", logps, step)
+    after = solver_step(many, "mnpo", logps, step)
     slacks = []
     for i in range(3):
         first, second = (logps[j] for j in range(3) if j != i)
@@ -98,7 +94,7 @@ def target_is_the_original_game(
     slacks = []
     for count in (2, 4):
         copies = jnp.broadcast_to(at, (count, at.size))
-        slacks.append(equal(jnp.exp(many_step(shared(game, count), "mnpo", copies, 0.5)), jnp.exp(copies)))
+        slacks.append(equal(jnp.exp(solver_step(shared(game, count), "mnpo", copies, 0.5)), jnp.exp(copies)))
     run = solve(shared(game, 3), "mnpo", num_steps=20, step_size=1.0)
     average = jnp.mean(jnp.exp(run.trajectory[:-1, 0]), 0)
     gap = 2 * (jnp.max(definitions.win_rate(table, jnp.log(average))) - 0.5)

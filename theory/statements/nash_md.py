@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from alignjax import Problem, geometric_mixture, kl, methods, population_grad, population_loss
 from alignjax.games import PreferenceGame, nash, solve
 from alignjax.games.equilibrium import mixture_equilibrium
-from alignjax.games.regularised_solvers import nash_md_theorem_step
 from alignjax.games.solvers import step as solver_step
+from alignjax.games.step_sizes import nash_md_theorem_step
 from alignjax.objectives.nash_md import ema_of_parameters
 from alignjax.record import Source
 from theory import definitions, instances

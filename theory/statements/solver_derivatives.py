@@ -15,7 +15,7 @@ from alignjax.record import Source
 from theory import definitions, instances
 from theory.record import Statement
 from theory.slack import LOOSE, equal
-from theory.statements.multiplayer import annotators, many_step
+from theory.statements.multiplayer import annotators
 
 _WIDTH = 1e-5
 
@@ -80,7 +80,7 @@ def many_players_differentiate(
     def quantities(t: Array) -> Array:
         game = MultiplayerGame(preferences=tables, ref_logp=ref_logp, tau=0.3 + tau * (1 + 0.5 * t), num_players=3)
         players = jax.vmap(definitions.softmax_of)(jnp.where(alive, logits + t * wave, -jnp.inf))
-        found = (best_response(game, players[1:], player=0), *many_step(game, "mnpo", players, 0.25 * (1 + t)))
+        found = (best_response(game, players[1:], player=0), *solver_step(game, "mnpo", players, 0.25 * (1 + t)))
         gaps = (duality_gap(game, players), jnp.where(clear, original_gap(game, players), 0.0))
         return jnp.concatenate([*gaps, *map(jnp.exp, found)])
 
