@@ -1,0 +1,103 @@
+"""What the commands' arguments share: exit statuses, errors, types of values, and flags for hyperparameters."""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from alignjax import checks
+from alignjax.record import HYPERPARAMETERS, Method
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; nothing was started. Exit status 2."""
+
+
+class Failed(RuntimeError):
+    """It was begun and could not be finished. Exit status 1."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are `UsageError`s, so that all are reported in one manner."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def whole(at_least: int) -> Callable[[str], int]:
+    """An argument type: an integer >= `at_least`."""
+
+    def integer(text: str) -> int:
+        try:
+            return checks.whole("it", int(text), at_least)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be an integer >= {at_least}, got {text!r}") from None
+
+    return integer
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def positive(text: str) -> float:
+    """An argument type: a finite number > 0."""
+    value = _float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must be a finite number > 0, got {text!r}")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """An argument type: a finite number >= 0."""
+    value = _float(text)
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must be a finite number >= 0, got {text!r}")
+    return value
+
+
+def number(text: str) -> float:
+    """An argument type: any number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def hyperparameters_of(methods: Mapping[str, Method]) -> dict[str, dict[str, Any]]:
+    """Every hyperparameter of every method: name -> {method: default}."""
+    found: dict[str, dict[str, Any]] = {}
+    for method in methods.values():
+        for name, default in method.defaults.items():
+            found.setdefault(name, {})[method.name] = default
+    return dict(sorted(found.items()))
+
+
+def _defaults(of: Mapping[str, Any]) -> str:
+    """ "0.1; grpo, dr_grpo 0.04": the commonest default, and the methods that have another."""
+    by_value: dict[Any, list[str]] = {}
+    for name, value in of.items():
+        by_value.setdefault(value, []).append(name)
+    ranked = sorted(by_value.items(), key=lambda item: -len(item[1]))
+    first = f"{ranked[0][0]}" if len(ranked) > 1 or len(of) > 4 else f"{', '.join(of)} {ranked[0][0]}"
+    return "; ".join([first, *(f"{', '.join(names)} {value}" for value, names in ranked[1:])])
+
+
+def add_hyperparameters(parser: argparse.ArgumentParser, methods: Mapping[str, Method]) -> None:
+    """A flag for each hyperparameter of the methods; `options.hyper_NAME` is None where it is not given."""
+    group = parser.add_argument_group("hyperparameters", "by default those of the method")
+    for name, of in hyperparameters_of(methods).items():
+        text = HYPERPARAMETERS[name][1] if name in HYPERPARAMETERS else f"of {', '.join(of)}"
+        words = any(isinstance(default, str) for default in of.values())
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=f"hyper_{name}",
+            type=str if words else number,
+            metavar="NAME" if words else "X",
+            help=f"{text} (default: {_defaults(of)})".replace("%", "%%"),
+        )
