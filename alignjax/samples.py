@@ -155,7 +155,7 @@ class Samples:
 
         Masked positions may hold anything and have no influence. A response without a token is an error at the
         boundary; under a trace it leaves its group (a pair that misses one contributes 0). `feedback`: the other
-        fields of `Samples`.
+        fields of `Samples`, log-probs of whole responses among them where their tokens are not known.
         """
         tokens = {
             "token_logp": token_logp,
@@ -167,11 +167,9 @@ class Samples:
         known = {field.name for field in dataclasses.fields(cls)}
         for name in feedback:
             checks.member("field of Samples", name, known)
-            if name in ("logp", "ref_logp", "behaviour_logp", "anchor_logp", "opponent_logp"):
-                raise ValueError(
-                    f"{name} is the sum of its tokens here: give {name.replace('logp', 'token_logp')}, "
-                    f"or use Samples(...)"
-                )
+            by_token = name.replace("logp", "token_logp")
+            if name == "logp" or (name.endswith("_logp") and tokens.get(by_token) is not None):
+                raise ValueError(f"{name} is the sum of {by_token} here: give one of the two, or use Samples(...)")
         if np.ndim(token_logp) < 2:
             raise ValueError(f"token_logp must end in the axes [K, T], got shape {np.shape(token_logp)}")
         if mask is not None:

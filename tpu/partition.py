@@ -13,6 +13,8 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("data", "fsdp"),
     "response": (),  # never: the K responses to a prompt are compared with each other
     "time": (),
+    "opponent": (),
+    "objective": (),
     # parameters
     "vocab": ("tensor",),
     "embed": ("fsdp",),
@@ -29,7 +31,15 @@ BATCH_AXES: Mapping[str, tuple[str, ...]] = {
     "preference": ("prompt", "response", "response"),
     "win_rate": ("prompt", "response"),
     "reward": ("prompt", "response"),
+    "rewards": ("prompt", "response", "objective"),
+    "label": ("prompt", "response"),
+    "value": ("prompt",),
     "behaviour_logp": ("prompt", "response"),
+    "response_mask": ("prompt", "response"),
+    "ref_token_logp": ("prompt", "response", "time"),
+    "anchor_token_logp": ("prompt", "response", "time"),
+    "behaviour_token_logp": ("prompt", "response", "time"),
+    "opponent_token_logp": ("prompt", "opponent", "response", "time"),
 }
 """The axes of what a training step reads."""
 

@@ -1,41 +1,40 @@
-"""One training step for every method: token log-probs, `Samples`, the record itself, gradients, update.
+"""One training step for every method: log-probs of tokens, the record itself, gradients, update, anchors.
 
-    policy, frozen reference on [B K, T] -> token_logps [B, K, T] -> Samples -> method(samples) [B] -> mean over prompts
-
-The step is jitted once with explicit shardings and donates its state. What a method reads is what its signature says,
-and a file gives what the models do not.
-
-A method's own law would draw the responses, and its opponent's law the opponents; here both come from the file. So for
-`nash_md_pg` on sampled pairs the win-rate of a response is P(it beats the other one): the opponent's law is the sampler
-that wrote the file, not the mixture of policy and reference, which would have to be sampled anew at every step.
+The step is jitted once with explicit shardings and donates its state. A batch may be split into micro-batches, whose
+sums add up to those of the whole batch. What the step carries beside the policy is what the method reads: a moving
+anchor or the previous iterate, a history of past policies, a value of the prompt.
 """
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from alignjax import lm
+from alignjax.lm.model import LanguageModel, Params
 from alignjax.lm.preference_data import COLUMN_OF
-from alignjax.logspace import masked_mean
 from alignjax.record import Method, keyword_only
-from alignjax.samples import Samples
+from tpu.bridge import TOKENS, Batch, Others, Sums, method_sums, prompt_values, reads, value_regression
+from tpu.bridge import mean_loss as mean_loss
+from tpu.bridge import prompt_losses as prompt_losses
 from tpu.partition import BATCH_AXES, batch_shardings, shardings
 
-Batch = Mapping[str, Any]
-Params = Mapping[str, Any]
-
-FROM_MODEL = ("logp", "ref_logp", "token_logp", "ref_token_logp", "mask", "response_mask")
-"""Fields of `Samples` that the two models and the masks give."""
+FROM_MODELS = ("logp", "ref_logp", "token_logp", "ref_token_logp", "anchor_logp", "opponent_logp", "mask")
+"""Fields of `Samples` that models and masks give."""
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("params", "optimiser", "step"), meta_fields=())
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("params", "optimiser", "step", "anchor", "history", "value", "baseline"),
+    meta_fields=(),
+)
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """What a step changes (or the shardings of that, in the same shape). The reference is not part of it."""
@@ -43,20 +42,91 @@ class TrainState:
     params: Params
     optimiser: Any
     step: Any
+    anchor: Params | None = None
+    """A moving anchor, or the previous iterate."""
+    history: Params | None = None
+    """J past policies, stacked on the first axis of every leaf, the newest first."""
+    value: Any = None
+    """{"weight": [D], "bias": []}: the head that values prompts."""
+    baseline: Any = None
+    """{"mean": [], "count": []}: the running mean of the rewards seen, and of how many."""
+
+
+class Task(Protocol):
+    """What a run descends: a method (`MethodTask`), or supervised warm-up and the reward model (tasks.py)."""
+
+    @property
+    def name(self) -> str: ...
+
+    def sums(self, trained: Any, others: Others, batch: Batch, baseline: Any) -> Sums:
+        """The loss of a (micro-)batch in sums; `trained` is {"params": ...} and perhaps {"value": ...}."""
+        ...
+
+
+BASELINES = ("none", "head", "running")
+
+
+def baseline_of(method: Method, asked: str | None = None) -> str:
+    """Where `value` comes from: a learned head where a method needs it, else nothing, unless asked for.
+
+    Raises: ValueError if the method has no use for what was asked.
+    """
+    if "value" in method.reads:
+        if asked in ("none", "running"):
+            raise ValueError(f"{method.name} learns a value of the prompt: baseline must be 'head', got {asked!r}")
+        return "head"
+    if asked not in (None, *BASELINES):
+        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {asked!r}")
+    if asked in (None, "none"):
+        return "none"
+    if "value" not in method.reads_if_present or "reward" in method.feedback:
+        raise ValueError(f"{method.name} takes no baseline; got {asked!r}")
+    return asked
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MethodTask:
+    """A method with its hyperparameters on a model."""
+
+    config: LanguageModel
+    method: Method
+    hyper: Mapping[str, Any]
+    baseline: str = "none"
+
+    @property
+    def name(self) -> str:
+        """The method's."""
+        return self.method.name
+
+    def sums(self, trained: Any, others: Others, batch: Batch, baseline: Any) -> Sums:
+        """See `Task`."""
+        own = {name: self.hyper[name] for name in keyword_only(self.method.loss)}
+        loss = functools.partial(method_sums, self.config, self.method, own, trained["params"], others, batch)
+        if self.baseline == "none" or "value" in batch:
+            return loss()[0]
+        if self.baseline == "running":
+            value = jnp.broadcast_to(baseline["mean"], batch["tokens"].shape[:1])
+            return loss(value=value)[0]
+        values = prompt_values(self.config, trained["params"], trained["value"], batch)
+        if "value" in self.method.reads:  # the loss itself teaches it
+            return loss(value=values)[0]
+        found, samples = loss(value=jax.lax.stop_gradient(values))
+        return dataclasses.replace(found, loss=found.loss + value_regression(values, samples))
 
 
 # --- what a method needs ----------------------------------------------------------------------------------------------
 
 
-def check_method(method: Method, feedback: Iterable[str], num_responses: int) -> None:
-    """Raises: ValueError, naming the column, if a file with these fields cannot feed the method."""
-    feedback = set(feedback)
-    if method.anchor_update is not None:
+def check_method(method: Method, feedback: Iterable[str], num_responses: int, *, online: bool = False) -> None:
+    """Raises: ValueError, naming the column, if batches with these fields cannot feed the method."""
+    made = method.feedback.get("reward")
+    if made is not None and not online:
         raise ValueError(
-            f"{method.name} plays against an anchor that moves with the run; a file of comparisons has none"
+            f"{method.name} reads a reward that is made from samples of its anchor or reference ({made.__name__}), "
+            "which no column of a file gives: train it online"
         )
     for field in method.reads:
-        if field in FROM_MODEL or field in feedback:
+        if field in FROM_MODELS or field == "value" or field in set(feedback):
             continue
         if field in COLUMN_OF:
             raise ValueError(f"{method.name} reads {field}: the data lack the column {COLUMN_OF[field]!r}")
@@ -71,142 +141,256 @@ def check_method(method: Method, feedback: Iterable[str], num_responses: int) ->
         )
 
 
-def loss_hyperparameters(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the loss, checked. One that belongs to a law would have no effect here, and is refused."""
+def loss_hyperparameters(method: Method, given: Mapping[str, Any], *, online: bool = False) -> dict[str, Any]:
+    """Those of the loss, checked; online those of the laws and the anchor as well.
+
+    One that belongs to a law alone would have no effect on responses from a file, and is refused there.
+    """
     hyper = method.hyperparameters(given)
     own = keyword_only(method.loss)
+    moving = {} if method.anchor_update is None else keyword_only(method.anchor_update)
     for name in given:
-        if name not in own:
+        if not online and name not in own and name not in moving:
             raise ValueError(
                 f"{name} belongs to a law that {method.name} draws from; here responses and opponents come from the "
                 "file, and it would have no effect"
             )
-    return {name: hyper[name] for name in own}
+    return hyper if online else {name: hyper[name] for name in (*own, *moving)}
 
 
 def as_read(method: Method, batch: Batch) -> dict[str, Any]:
     """The part of a batch that a step of this method uses."""
-    wanted = {"tokens", "loss_mask", "attention_mask", "preference", *method.reads, *method.reads_if_present}
-    return {name: array for name, array in batch.items() if name in wanted}
+    wanted = {*TOKENS, "preference", *method.reads, *method.reads_if_present, "response_mask"}
+    for model in ("ref", "anchor", "opponent", "behaviour"):
+        if reads(method, model):
+            wanted.add(f"{model}_token_logp")
+    return {name: array for name, array in batch.items() if name in wanted and name in BATCH_AXES}
 
 
-# --- the loss ---------------------------------------------------------------------------------------------------------
+# --- state ------------------------------------------------------------------------------------------------------------
 
 
-def samples_of(config: lm.DecoderConfig, params: Params, ref_params: Params, batch: Batch) -> Samples:
-    """The bridge: a batch `[B, K, T]` under policy and reference, as `Samples`. The reference is detached."""
-    score = lambda p: lm.token_logps(config, p, batch["tokens"], batch["loss_mask"], batch["attention_mask"])
-    feedback = {name: batch[name] for name in batch if name in BATCH_AXES and "time" not in BATCH_AXES[name]}
-    reference = jax.lax.stop_gradient(score(ref_params))
-    return Samples.from_tokens(score(params), reference, batch["loss_mask"], **feedback)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What the state holds beside policy and optimiser."""
+
+    anchor: bool = False
+    history: int = 0
+    """J."""
+    head: bool = False
+    running: bool = False
+
+    @classmethod
+    def by(cls, method: Method, *, history: int = 2, baseline: str | None = None, anchor: bool = False) -> "Carried":
+        """What this method reads. `anchor` keeps one even if the loss does not read it: its laws may draw from it."""
+        value = baseline_of(method, baseline)
+        return cls(
+            anchor=anchor or reads(method, "anchor") or method.anchor_update is not None,
+            history=history if reads(method, "opponent") else 0,
+            head=value == "head",
+            running=value == "running",
+        )
 
 
-def prompt_losses(
-    config: lm.DecoderConfig, method: Method, hyper: Mapping[str, Any], params: Params, ref_params: Params, batch: Batch
-) -> tuple[Float[Array, "B"], Samples]:
-    """The method's loss of each prompt, and the samples it was computed on."""
-    samples = samples_of(config, params, ref_params, batch)
-    return method(samples, **hyper), samples
+def new_state(
+    optimiser: optax.GradientTransformation,
+    params: Params,
+    carried: Carried,
+    *,
+    d_model: int = 0,
+    anchor: Params | None = None,
+    history: Params | None = None,
+) -> TrainState:
+    """The state of step 0. Anchor and history start at `anchor` and `history`, or at copies of the policy."""
+    copy = lambda tree: jax.tree.map(jnp.copy, tree)
+    started = params if anchor is None else anchor
+    stacked = lambda tree: jax.tree.map(lambda x: jnp.repeat(x[None], carried.history, 0), tree)
+    value = {"weight": jnp.zeros(d_model), "bias": jnp.zeros(())} if carried.head else None
+    return TrainState(
+        params=params,
+        optimiser=optimiser.init(_trained(params, value)),
+        step=jnp.zeros((), jnp.int32),
+        anchor=copy(started) if carried.anchor else None,
+        history=(stacked(started) if history is None else copy(history)) if carried.history else None,
+        value=value,
+        baseline={"mean": jnp.zeros(()), "count": jnp.zeros(())} if carried.running else None,
+    )
 
 
-def pair_metrics(samples: Samples, beta: Any) -> dict[str, Array]:
-    r"""What everyone plots of pairs: implicit rewards beta (logp - ref_logp) and log-probs of chosen and rejected.
+def _trained(params: Params, value: Any) -> Any:
+    return params if value is None else {"params": params, "value": value}
 
-    The chosen response is the first, or where there are preferences the likelier winner (ties are left out).
+
+def state_shardings(
+    config: Any,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh,
+    carried: Carried = Carried(),
+    axes: Any = None,
+    shapes: Any = None,
+) -> TrainState:
+    """How the state lies on the mesh: what the optimiser keeps of a parameter, and anchors and past policies, lie as
+    the parameter does. `axes` and `shapes` are those of the trained parameters, by default the decoder's.
     """
-    logp, ref_logp = jax.lax.stop_gradient(samples.logp), samples.ref_logp
-    assert ref_logp is not None
-    swap, decided = jnp.zeros(logp.shape[:-1], bool), jnp.ones(logp.shape[:-1], bool)
-    if samples.preference is not None:
-        p = samples.preference[..., 0, 1]
-        swap, decided = p < 0.5, p != 0.5
-    order = lambda x: jnp.where(swap[..., None], x[..., ::-1], x)
-    mean = lambda x: masked_mean(x, decided)
-    reward, logp = order(beta * (logp - ref_logp)), order(logp)
-    return {
-        "rewards/chosen": mean(reward[..., 0]),
-        "rewards/rejected": mean(reward[..., 1]),
-        "rewards/margins": mean(reward[..., 0] - reward[..., 1]),
-        "rewards/accuracies": mean(reward[..., 0] > reward[..., 1]),
-        "logps/chosen": mean(logp[..., 0]),
-        "logps/rejected": mean(logp[..., 1]),
-    }
-
-
-def mean_loss(
-    config: lm.DecoderConfig, method: Method, hyper: Mapping[str, Any], params: Params, ref_params: Params, batch: Batch
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The mean over the prompts that have responses, and metrics."""
-    losses, samples = prompt_losses(config, method, hyper, params, ref_params, batch)
-    assert samples.response_mask is not None
-    kept = samples.response_mask.all(-1) if method.num_responses else samples.response_mask.any(-1)
-    paired = samples.num_responses == 2 and (method.num_responses == 2 or samples.preference is not None)
-    # A method without a temperature has its implicit reward in nats.
-    metrics = pair_metrics(samples, hyper.get("beta", 1.0)) if paired else {}
-    return masked_mean(losses, kept), metrics
-
-
-# --- state and step ---------------------------------------------------------------------------------------------------
-
-
-def state_shardings(config: lm.DecoderConfig, optimiser: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """How the state lies on the mesh: what the optimiser keeps of a parameter lies as the parameter does."""
-    shapes = jax.eval_shape(lambda: lm.init(config, jax.random.key(0)))
-    params = shardings(lm.logical_axes(config), shapes, mesh)
-    replicated = NamedSharding(mesh, PartitionSpec())
+    if shapes is None:
+        shapes = jax.eval_shape(lambda: lm.init(config, jax.random.key(0)))
+    params = shardings(lm.logical_axes(config) if axes is None else axes, shapes, mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
+    value = {"weight": whole, "bias": whole} if carried.head else None
+    head = {"weight": jnp.zeros(1), "bias": jnp.zeros(())} if carried.head else None
     kept = optax.tree_map_params(
         optimiser,
         lambda _, where: where,
-        jax.eval_shape(optimiser.init, shapes),
-        params,
-        transform_non_params=lambda _: replicated,
+        jax.eval_shape(optimiser.init, _trained(shapes, head)),
+        _trained(params, value),
+        transform_non_params=lambda _: whole,
     )
-    return TrainState(params=params, optimiser=kept, step=replicated)
+    behind = lambda where: NamedSharding(mesh, PartitionSpec(None, *where.spec))
+    return TrainState(
+        params=params,
+        optimiser=kept,
+        step=whole,
+        anchor=params if carried.anchor else None,
+        history=jax.tree.map(behind, params) if carried.history else None,
+        value=value,
+        baseline={"mean": whole, "count": whole} if carried.running else None,
+    )
 
 
 def init_state(
-    config: lm.DecoderConfig, optimiser: optax.GradientTransformation, key: Array, mesh: Mesh
+    config: lm.DecoderConfig,
+    optimiser: optax.GradientTransformation,
+    key: Array,
+    mesh: Mesh,
+    *,
+    carried: Carried = Carried(),
+    params: Params | None = None,
+    reference: Params | None = None,
 ) -> tuple[TrainState, Params]:
-    """A fresh policy in place on the mesh, and its copy as the frozen reference."""
-    where = state_shardings(config, optimiser, mesh)
+    """A policy in place on the mesh, fresh or `params`, and the frozen reference, by default its copy.
 
-    def make(key: Array) -> tuple[TrainState, Params]:
-        params = lm.init(config, key)
-        state = TrainState(params=params, optimiser=optimiser.init(params), step=jnp.zeros((), jnp.int32))
-        return state, jax.tree.map(jnp.copy, params)
+    Anchor and history start at the reference: there a run of iterations starts.
+    """
+    where = state_shardings(config, optimiser, mesh, carried)
 
-    return jax.jit(make, out_shardings=(where, where.params))(key)
+    def make(key: Array, params: Params | None, reference: Params | None) -> tuple[TrainState, Params]:
+        params = lm.init(config, key) if params is None else params
+        reference = jax.tree.map(jnp.copy, params if reference is None else reference)
+        return new_state(optimiser, params, carried, d_model=config.d_model, anchor=reference), reference
+
+    return jax.jit(make, out_shardings=(where, where.params))(key, params, reference)
+
+
+# --- the step ---------------------------------------------------------------------------------------------------------
+
+
+def _summed_over_parts(task: Task, trained: Any, others: Others, batch: Batch, baseline: Any, parts: int) -> Any:
+    """Gradient of the summed loss, and the sums, over `parts` micro-batches one after the other."""
+    slope = jax.grad(lambda t, b: (lambda s: (s.loss, s))(task.sums(t, others, b, baseline)), has_aux=True)
+    if parts == 1:
+        return slope(trained, batch)
+    # Every part takes rows from all over the batch, so that a batch split over devices stays so.
+    split = {name: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1) for name, x in batch.items()}
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slope, trained, _first(split)))
+    add = lambda total, part: (jax.tree.map(jnp.add, total, slope(trained, part)), None)
+    return jax.lax.scan(add, zeros, split)[0]
+
+
+def _first(batch: Batch) -> dict[str, Any]:
+    return {name: x[0] for name, x in batch.items()}
+
+
+def moved(task: Task, state: TrainState, params: Params, iteration_steps: int) -> tuple[Any, Any]:
+    """Anchor and history after an update: by the method's own rule, or both renewed at the end of an iteration."""
+    method = getattr(task, "method", None)
+    update = None if method is None else method.anchor_update
+    due = (state.step + 1) % iteration_steps == 0
+    anchor, history = state.anchor, state.history
+    if anchor is not None and update is not None:
+        counted = {"step": state.step} if "step" in inspect.signature(update).parameters else {}
+        anchor = update(anchor, params, **counted, **method.own(update, task.hyper))  # type: ignore[union-attr,attr-defined]
+    elif anchor is not None:
+        anchor = jax.lax.cond(due, lambda: params, lambda: anchor)
+    if history is not None:
+        newest_first = lambda old, new: jnp.concatenate([new[None].astype(old.dtype), old[:-1]])
+        history = jax.lax.cond(due, lambda: jax.tree.map(newest_first, history, params), lambda: history)
+    return anchor, history
+
+
+def _renewed(baseline: Any, batch: Batch) -> Any:
+    """The running mean of the rewards: plain at first, of about the last hundred batches later."""
+    count = baseline["count"] + 1
+    mean = baseline["mean"] + (jnp.mean(batch["reward"]) - baseline["mean"]) / jnp.minimum(count, 100.0)
+    return {"mean": mean, "count": count}
 
 
 def make_train_step(
-    config: lm.DecoderConfig,
-    method: Method,
+    config: LanguageModel,
+    method: Method | Task,
     hyper: Mapping[str, Any],
     optimiser: optax.GradientTransformation,
     mesh: Mesh,
     batch: Batch,
-) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Array]]]:
-    """step(state, ref_params, batch) -> (state, metrics), jitted; the state it is given is donated.
+    *,
+    where: TrainState | None = None,
+    reference_where: Any = None,
+    carried: Carried | None = None,
+    baseline: str | None = None,
+    accumulate: int = 1,
+    iteration_steps: int = 25,
+    fixed_history: bool = False,
+) -> Callable[[TrainState, Params | None, Batch], tuple[TrainState, dict[str, Array]]]:
+    """step(state, reference, batch) -> (state, metrics), jitted; the state it is given is donated.
 
-    `batch` gives the names and shapes (see `as_read`). Metrics: `loss` and `grad_norm` at the parameters before the
-    update, and those of `pair_metrics` for pairs.
+    `batch` gives the names and shapes (see `as_read`); `accumulate` is the number of micro-batches; `iteration_steps`
+    the number of updates after which the previous iterate and the history are renewed (a moving anchor has its own
+    rule), and `fixed_history` holds the opponents fixed. `where` are the state's shardings where they are not the
+    decoder's own. The reference may be None where batches bring `ref_token_logp`, or nothing reads it.
 
-    Raises: ValueError if the batch or the model does not divide over the mesh.
+    Metrics: `loss` and `grad_norm` at the parameters before the update, and those of the task.
+    Raises: ValueError if the batch or the model does not divide over the mesh, or the batch into micro-batches.
     """
-    where = state_shardings(config, optimiser, mesh)
-    replicated = NamedSharding(mesh, PartitionSpec())
-
-    def step(state: TrainState, ref_params: Params, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        loss = lambda params: mean_loss(config, method, hyper, params, ref_params, batch)
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, kept = optimiser.update(gradient, state.optimiser, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(gradient), **metrics}
-        return TrainState(params=params, optimiser=kept, step=state.step + 1), metrics
-
-    return jax.jit(
-        step,
-        in_shardings=(where, where.params, batch_shardings(batch, mesh)),
-        out_shardings=(where, replicated),
-        donate_argnums=0,
+    task: Task = (
+        method if not isinstance(method, Method) else MethodTask(config, method, hyper, baseline_of(method, baseline))
     )
+    if isinstance(method, Method) and carried is None:
+        carried = Carried.by(method, baseline=baseline)
+    where = state_shardings(config, optimiser, mesh, carried or Carried()) if where is None else where
+    whole = NamedSharding(mesh, PartitionSpec())
+    prompts = next(iter(batch.values())).shape[0]
+    if prompts % accumulate:
+        raise ValueError(f"a batch of {prompts} prompts cannot be split into accumulate = {accumulate} equal parts")
+    batch_where = batch_shardings(batch, mesh)
+    if accumulate > 1:
+        part = {name: jax.ShapeDtypeStruct((prompts // accumulate, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+        try:
+            batch_shardings(part, mesh)
+        except ValueError as error:
+            raise ValueError(f"micro-batches (accumulate = {accumulate}): {error}") from None
+
+    def step(state: TrainState, reference: Params | None, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        others = Others(reference=reference, anchor=state.anchor, history=state.history)
+        trained = {"params": state.params} | ({} if state.value is None else {"value": state.value})
+        gradient, sums = _summed_over_parts(task, trained, others, batch, state.baseline, accumulate)
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(sums.count, 1).astype(g.dtype), gradient)
+        loss, metrics = sums.means()
+        gradient = gradient["params"] if state.value is None else gradient
+        own = _trained(state.params, state.value)
+        updates, kept = optimiser.update(gradient, state.optimiser, own)
+        new = optax.apply_updates(own, updates)
+        params, value = (new, None) if state.value is None else (new["params"], new["value"])
+        anchor, history = moved(task, state, params, iteration_steps)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient), **metrics}
+        state = TrainState(
+            params=params,
+            optimiser=kept,
+            step=state.step + 1,
+            anchor=anchor,
+            history=state.history if fixed_history else history,
+            value=value,
+            baseline=None if state.baseline is None else _renewed(state.baseline, batch),
+        )
+        return state, metrics
+
+    frozen = where.params if reference_where is None else reference_where
+    return jax.jit(step, in_shardings=(where, frozen, batch_where), out_shardings=(where, whole), donate_argnums=0)

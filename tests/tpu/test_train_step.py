@@ -15,7 +15,19 @@ import alignjax
 from alignjax import lm
 from tpu.mesh import make_mesh
 from tpu.partition import RULES, spec
-from tpu.train_step import as_read, check_method, init_state, loss_hyperparameters, make_train_step, mean_loss
+from tpu.bridge import Others
+from tpu.train_step import (
+    Carried,
+    MethodTask,
+    as_read,
+    baseline_of,
+    check_method,
+    init_state,
+    loss_hyperparameters,
+    make_train_step,
+    mean_loss,
+    new_state,
+)
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "tpu" / "examples"
 CONFIG = lm.DecoderConfig(d_model=16, d_mlp=16, num_layers=1, num_heads=2, max_length=64)
@@ -101,30 +113,47 @@ def test_metrics_of_sampled_pairs_follow_the_preference() -> None:
     np.testing.assert_allclose(metrics["logps/chosen"], np.where(first, *scored.T).mean(), rtol=1e-5)
 
 
-def test_every_method_that_a_file_can_feed_is_fed() -> None:
-    """Traced on the sampled file, which has every feedback column; the methods that are refused say why."""
+def full_batch(method: Any, prompts: int = 4, time: int = 12) -> dict[str, Any]:
+    """A batch with every field, of random tokens and feedback, for the K of the method."""
+    k, rng = method.num_responses or 2, np.random.default_rng(0)
+    p = rng.uniform(size=(prompts, k, k))
+    reward = rng.normal(size=(prompts, k, 2))
+    trained = np.arange(time) >= 5
+    return {
+        "tokens": rng.integers(0, 200, (prompts, k, time)).astype(np.int32),
+        "loss_mask": np.broadcast_to(trained, (prompts, k, time)),
+        "attention_mask": np.ones((prompts, k, time), bool),
+        "preference": (0.5 + 0.5 * (p - p.swapaxes(-1, -2))).astype(np.float32),
+        "win_rate": rng.uniform(size=(prompts, k)).astype(np.float32),
+        "reward": reward[..., 0].astype(np.float32),
+        "rewards": reward.astype(np.float32),
+        "behaviour_token_logp": np.where(trained, -5.0, 0.0) * np.ones((prompts, k, 1), np.float32),
+    }
+
+
+def test_every_method_is_fed_and_the_files_that_cannot_feed_one_are_refused() -> None:
+    """Traced: each method's sums on a batch with every field, with the models it reads; and what a file lacks."""
     params = jax.eval_shape(lambda: lm.init(CONFIG, jax.random.key(0)))
-    fed = []
+    from_file = set(example("nash_md_pg"))
     for name, method in alignjax.methods.items():
-        batch = example(name)
-        if method.anchor_update is not None:
-            with pytest.raises(ValueError, match=f"{name} plays against an anchor that moves"):
-                check_method(method, batch, 2)
-            continue
-        lacking = {"anchor_logp", "opponent_logp", "value", "rewards"} & set(method.reads)
-        if lacking:  # previous iterates, other players, baselines, several objectives: not in a file of comparisons
-            with pytest.raises(ValueError, match=rf"{name} reads \w+, which no column of a file gives"):
-                check_method(method, batch, 2)
-            continue
-        check_method(method, batch, 2)
-        loss, metrics = jax.eval_shape(
-            lambda p, b, m=method: mean_loss(CONFIG, m, loss_hyperparameters(m, {}), p, p, b), params, batch
-        )
-        assert loss.shape == () and all(value.shape == () for value in metrics.values())
-        fed.append(name)
-    assert {"dpo", "ipo", "hinge", "cdpo", "robust_dpo", "f_dpo", "slic"} <= set(fed)
-    assert {"online_dpo", "xpo", "egpo"} <= set(fed)
-    assert {"nash_md_pg", "nash_md_pg_token", "reinforce", "rloo", "grpo", "dr_grpo", "ppo"} <= set(fed)
+        carried = Carried.by(method)
+        batch = as_read(method, full_batch(method))
+        check_method(method, batch, method.num_responses or 2, online=True)
+        state = jax.eval_shape(lambda p, c=carried: new_state(ADAM, p, c, d_model=16), params)
+        task = MethodTask(CONFIG, method, loss_hyperparameters(method, {}, online=True), baseline_of(method))
+        trained = {"params": params, "value": state.value}
+        others = Others(params, state.anchor, state.history)
+        sums = jax.eval_shape(task.sums, trained, others, batch, None)
+        assert sums.loss.shape == () and sums.count.shape == ()
+        assert (state.anchor is not None) == ("anchor_logp" in method.reads or method.anchor_update is not None)
+        assert (state.history is not None) == ("opponent_logp" in method.reads)
+        if "reward" in method.feedback:
+            with pytest.raises(ValueError, match=rf"{name} reads a reward that is made from samples"):
+                check_method(method, {*from_file, "reward"}, method.num_responses or 2)
+        for field in {"reward", "win_rate", "rewards"} & set(method.reads):
+            column = r"'rewards'" if field == "reward" else r"'preference'" if field == "win_rate" else "no column"
+            with pytest.raises(ValueError, match=f"{column}|made from samples"):
+                check_method(method, {*from_file} - {field}, method.num_responses or 2)
 
 
 def test_the_law_of_a_spec() -> None:
