@@ -1,0 +1,1 @@
+"""The papers at sequence scale: a small model trained from scratch on reviews, real scorers, resumable runs."""
