@@ -140,6 +140,12 @@ class Method:
     feedback: Mapping[str, Callable[..., Array]] = dataclasses.field(default_factory=dict)
     """Extra fields: name -> function(problem, logp, **hyperparameters) -> table; `feedback.py` knows the common ones.
     """
+    estimates: Mapping[str, Callable[..., Array]] = dataclasses.field(default_factory=dict)
+    """The same fields where responses are sampled: name -> function(reward `[..., K]`, pool_reward `[..., n]`, **own
+    hyperparameters), from the rewards of further samples, the pool.
+    """
+    pool: Law | None = None
+    """The law of the pool."""
     anchor_update: Callable[..., Any] | None = None
     """anchor_update(anchor, params, **own hyperparameters) -> anchor: the runner carries the anchor as state. An
     argument `step` gets the number of the update, 0, 1, ....
@@ -177,7 +183,14 @@ class Method:
     def defaults(self) -> Mapping[str, Any]:
         """Every hyperparameter (of loss, sampler, opponent, anchor and feedback) and its default."""
         found: dict[str, Any] = {}
-        for function in (self.loss, self.sampler, self.opponent, self.anchor_update, *self.feedback.values()):
+        for function in (
+            self.loss,
+            self.sampler,
+            self.opponent,
+            self.anchor_update,
+            *self.feedback.values(),
+            *self.estimates.values(),
+        ):
             if function is not None:
                 found |= keyword_only(function)
         return found

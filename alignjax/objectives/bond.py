@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignjax import equations, laws
-from alignjax.best_of import best_of_n_ratio, quantiles
+from alignjax.best_of import best_of_n_ratio, quantile_estimate, quantiles
 from alignjax.equations import kept
 from alignjax.kl_regularised import gibbs
 from alignjax.logspace import Scalar, as_float, log_ratio, log_softmax, masked_mean
@@ -136,6 +136,20 @@ def target_ratio(problem: Problem, logp: Array, *, n: Scalar = 4, include_b: boo
     return best_of_n_ratio(found, n, include_b=include_b)
 
 
+def estimated_ratio(
+    reward: Array, pool_reward: Array, *, n: Scalar = 4, include_b: bool = True
+) -> Float[Array, "*batch K"]:
+    r"""`target_ratio` from the rewards of samples of the anchor: (N - 1) log p_<= by its estimate, and log B = log N, as
+    where no two samples tie (left out with `include_b=False`).
+    """
+    return (n - 1) * quantile_estimate(reward, pool_reward) + (jnp.log(as_float(n)) if include_b else 0.0)
+
+
+def estimated_quantile(reward: Array, pool_reward: Array) -> Float[Array, "*batch K"]:
+    """`quantile_of` from the rewards of samples of the reference."""
+    return jnp.exp(quantile_estimate(reward, pool_reward))
+
+
 def anchor_of(problem: Problem, logp: Array) -> Float[Array, "*batch A"]:
     """The anchor, or the reference where there is none."""
     return laws.previous(problem, logp)
@@ -146,11 +160,13 @@ def quantile_of(problem: Problem, logp: Array) -> Float[Array, "*batch A"]:
     return jnp.exp(quantiles(problem.ref_logp, problem.rewards_or_raise("qrpo")).at_most)
 
 
+@laws.drawn_from("best_of_n", "policy")
 def best_and_policy(problem: Problem, logp: Array, *, n: Scalar = 4) -> tuple[Array, Array]:
     """Response 0 is the best of N samples of the anchor, response 1 a sample of the policy."""
     return laws.best_of(problem, logp, n=n), laws.policy(problem, logp)
 
 
+@laws.drawn_from("policy", "previous", "previous")
 def policy_and_two_of_the_anchor(problem: Problem, logp: Array) -> tuple[Array, Array, Array]:
     """Response 0 is the policy's, responses 1 and 2 are the anchor's."""
     anchor = laws.previous(problem, logp)
@@ -212,6 +228,8 @@ METHODS = (
         sampler=best_and_policy,
         num_responses=2,
         feedback={"reward": target_ratio, "anchor_logp": anchor_of},
+        estimates={"reward": estimated_ratio},
+        pool=laws.previous,
         minimiser=bond_optimum,
         invariant_to=(),
         source=Source(*_SESSA, "Eq. 12"),
@@ -223,6 +241,8 @@ METHODS = (
         sampler=best_and_policy,
         num_responses=2,
         feedback={"reward": target_ratio, "anchor_logp": anchor_of},
+        estimates={"reward": estimated_ratio},
+        pool=laws.previous,
         anchor_update=moving_anchor,
         anchor_start="reference",
         minimiser=bond_optimum,
@@ -245,6 +265,8 @@ METHODS = (
         sampler=laws.policy,
         separable=True,
         feedback={"reward": target_ratio, "anchor_logp": anchor_of},
+        estimates={"reward": estimated_ratio},
+        pool=laws.previous,
         minimiser=vbon_optimum,
         invariant_to=("relabelling",),
         source=Source("Amini et al.", 2024, "2407.06057", "Eq. 7"),
@@ -263,6 +285,8 @@ METHODS = (
         sampler=laws.data,
         separable=True,
         feedback={"reward": quantile_of},
+        estimates={"reward": estimated_quantile},
+        pool=laws.reference,
         no_optimum="its partition function is that of rewards without atoms; on a table not all residuals vanish",
         invariant_to=("relabelling",),
         source=Source("Matrenok et al.", 2025, "2507.08068", "Eq. 10"),
