@@ -309,7 +309,7 @@ def moved(task: Task, state: TrainState, params: Params, iteration_steps: int) -
     if anchor is not None and update is not None:
         counted = {"step": state.step} if "step" in inspect.signature(update).parameters else {}
         anchor = update(anchor, params, **counted, **method.own(update, task.hyper))  # type: ignore[union-attr,attr-defined]
-    elif anchor is not None:
+    elif anchor is not None and (method is None or "anchor_logp" not in method.feedback):  # which says: held fixed
         anchor = jax.lax.cond(due, lambda: params, lambda: anchor)
     if history is not None:
         newest_first = lambda old, new: jnp.concatenate([new[None].astype(old.dtype), old[:-1]])

@@ -139,7 +139,7 @@ def target_ratio(problem: Problem, logp: Array, *, n: Scalar = 4, include_b: boo
 def estimated_ratio(
     reward: Array, pool_reward: Array, *, n: Scalar = 4, include_b: bool = True
 ) -> Float[Array, "*batch K"]:
-    r"""`target_ratio` from the rewards of samples of the anchor: (N - 1) log p_<= by its estimate, and log B = log N, as
+    r"""`target_ratio` from the rewards of samples of the anchor: (N - 1) log p_<= by its estimate, and log B = log N as
     where no two samples tie (left out with `include_b=False`).
     """
     return (n - 1) * quantile_estimate(reward, pool_reward) + (jnp.log(as_float(n)) if include_b else 0.0)
