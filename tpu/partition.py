@@ -18,7 +18,9 @@ RULES: Mapping[str, tuple[str, ...]] = {
     # parameters
     "vocab": ("tensor",),
     "embed": ("fsdp",),
+    "layers": (),
     "heads": ("tensor",),
+    "kv_heads": ("tensor",),
     "head": (),
     "mlp": ("tensor",),
 }

@@ -3,60 +3,166 @@
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from alignjax import checks
+from alignjax.lm.attention import IMPLEMENTATIONS
+from alignjax.lm.model import Params
+from alignjax.lm.rope import Rope
 from alignjax.lm.text import VOCAB_SIZE
 
-DTYPES = ("bfloat16", "float32", "float64")
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+REMAT = ("none", "full", "dots")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A decoder-only transformer: RMSNorm, rotary attention, SwiGLU. Hashable: a static argument of `jit`.
+    """A decoder-only transformer: RMSNorm, rotary attention, a gated MLP. Hashable: a static argument of `jit`.
+
+    It is a `model.LanguageModel`. Llama, Mistral, Qwen 2 and 3 and Gemma 1, 2 and 3 are settings of it.
 
     Raises: ValueError, naming the argument, on sizes that do not fit together.
     """
 
+    family: str = "llama"
+    """The architecture that an export is written as (`huggingface.FAMILIES`); the model does not read it."""
     vocab_size: int = VOCAB_SIZE
     """By default that of `text`: bytes and specials."""
     d_model: int = 64
     d_mlp: int = 192
     num_layers: int = 2
     num_heads: int = 4
+    num_kv_heads: int | None = None
+    """Heads of keys and values, a divisor of `num_heads`; None: as many."""
+    head_dim: int | None = None
+    """None: d_model / num_heads."""
     max_length: int = 256
     """Tokens of prompt and response together."""
     tied: bool = True
     """The unembedding is the embedding, transposed."""
-    rope_base: float = 10_000.0
+    rope: Rope = Rope()
+    local_rope: Rope | None = None
+    """Of the local layers; None: `rope`."""
+    window: int | None = None
+    """A local layer sees this many tokens, the last one counted; None: all."""
+    local_layers: tuple[bool, ...] | None = None
+    """Which layers are local; None: every one, if there is a window."""
+    activation: str = "silu"
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """Queries and keys are normed, head by head."""
+    post_norms: bool = False
+    """What attention and MLP add to the stream is normed too."""
+    norm_offset: float = 0.0
+    """A norm multiplies by offset + scale."""
     norm_epsilon: float = 1e-6
+    scaled_embedding: bool = False
+    """Embeddings are multiplied by sqrt(d_model)."""
+    query_scale: float | None = None
+    """Scores are divided by its root; None: the size of a head."""
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    """c in logits = c tanh(h W^T / c)."""
     dtype: str = "float32"
     """Of the computation. Norms, softmaxes and log-probs are at least float32 whatever it is."""
     param_dtype: str = "float32"
+    attention: str = "auto"
+    """`attention.IMPLEMENTATIONS`; `auto` goes by the device that the program is traced for."""
+    remat: str = "none"
+    """What the backward pass computes again: `none`; `full`: every layer; `dots`: all but matrix products."""
+    source: str = ""
+    """The config.json that it was read from, if any: what an export keeps of it (token ids, ...)."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "d_mlp", "num_layers", "num_heads", "max_length"):
             checks.whole(name, getattr(self, name))
-        for name in ("rope_base", "norm_epsilon"):
-            checks.positive(name, getattr(self, name))
-        for name in ("dtype", "param_dtype"):
-            checks.member(name, getattr(self, name), DTYPES)
-        if self.d_model % (2 * self.num_heads):
+        for name in ("num_kv_heads", "head_dim", "window"):
+            if getattr(self, name) is not None:
+                checks.whole(name, getattr(self, name))
+        checks.positive("norm_epsilon", self.norm_epsilon)
+        for name in ("query_scale", "attention_softcap", "logit_softcap"):
+            if getattr(self, name) is not None:
+                checks.positive(name, getattr(self, name))
+        allowed = {"dtype": DTYPES, "param_dtype": DTYPES, "activation": ACTIVATIONS, "remat": REMAT,
+                   "attention": IMPLEMENTATIONS}  # fmt: skip
+        for name, options in allowed.items():
+            checks.member(name, getattr(self, name), options)
+        if self.head_dim is None and self.d_model % (2 * self.num_heads):
             raise ValueError(
                 f"d_model = {self.d_model} must be a multiple of 2 num_heads = {2 * self.num_heads} "
                 "(rotary heads have even size)"
             )
+        if self.head_size % 2:
+            raise ValueError(f"head_dim = {self.head_dim} must be even (a rotary head is made of pairs)")
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"num_kv_heads = {self.num_kv_heads} must divide num_heads = {self.num_heads}")
+        if self.local_layers is not None and len(self.local_layers) != self.num_layers:
+            raise ValueError(f"local_layers has {len(self.local_layers)} entries, but num_layers = {self.num_layers}")
 
     @property
-    def head_dim(self) -> int:
-        """Size of one head."""
-        return self.d_model // self.num_heads
+    def head_size(self) -> int:
+        """Of one head."""
+        return self.d_model // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def local(self) -> tuple[bool, ...]:
+        """Which layers see a window, or turn by `local_rope`."""
+        none = self.window is None and self.local_rope is None
+        return (not none,) * self.num_layers if self.local_layers is None else self.local_layers
 
     @property
     def compute_dtype(self) -> jnp.dtype:
         """`dtype` as JAX has it."""
         return jnp.dtype(self.dtype)
+
+    # `model.LanguageModel`. The decoder is imported late: it needs this file.
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+        from alignjax.lm import decoder
+
+        return decoder.init(self, key)
+
+    def logical_axes(self) -> Mapping[str, Any]:
+        """The names of every parameter's axes."""
+        from alignjax.lm import decoder
+
+        return decoder.logical_axes(self)
+
+    def hidden(self, params: Params, tokens: Array, keep: Array) -> Array:
+        """The states from which the token after each position is predicted: `[B, T] -> [B, T, D]`."""
+        from alignjax.lm import decoder
+
+        return decoder.hidden(self, params, tokens, keep)
+
+    def unembedding(self, params: Params) -> Array:
+        """The matrix `[V, D]` that turns hidden states into logits."""
+        from alignjax.lm import decoder
+
+        return decoder.unembedding(self, params)
+
+    def empty_cache(self, batch: int, length: int) -> Any:
+        """Keys and values of no token yet, with room for `length` positions."""
+        from alignjax.lm import decoder
+
+        return decoder.empty_cache(self, batch, length)
+
+    def extend(self, params: Params, tokens: Array, keep: Array, cache: Any) -> tuple[Array, Any]:
+        """`hidden` of further tokens `[B, S]` after those in the cache, and the cache with them."""
+        from alignjax.lm import decoder
+
+        return decoder.extend(self, params, tokens, keep, cache)
 
 
 PRESETS: Mapping[str, DecoderConfig] = MappingProxyType({"tiny": DecoderConfig()})

@@ -1,0 +1,112 @@
+"""Attention. Axes: B sequences, S queries, T keys, N heads, K heads of keys and values (K divides N), H head.
+
+Two callers: `causal` of whole rows whose padding stands on the right (nothing is masked but the future: the fused
+kernels of GPU and TPU take that), and `masked` over a cache.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+IMPLEMENTATIONS = ("auto", "xla", "cudnn", "flash")
+"""`xla`: plain JAX, everywhere. `cudnn`: NVIDIA's, in half precision. `flash`: JAX's Pallas kernel for TPU."""
+FLASH_BLOCK = 128
+
+
+def _cudnn_takes(q: Array) -> bool:
+    return q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+
+
+def _flash_takes(q: Array) -> bool:
+    return q.dtype in (jnp.bfloat16, jnp.float32) and q.shape[1] % FLASH_BLOCK == 0
+
+
+def chosen(asked: str, q: Array, softcap: float | None, window: int | None) -> str:
+    """The implementation for these shapes.
+
+    Raises: ValueError if one was asked for by name that cannot take them; `auto` falls back to `xla`.
+    """
+    fits = {
+        "xla": True,
+        "cudnn": softcap is None and _cudnn_takes(q),
+        "flash": softcap is None and _flash_takes(q) and (window is None or window >= q.shape[1]),
+    }
+    if asked == "auto":
+        fast = {"gpu": "cudnn", "tpu": "flash"}.get(jax.default_backend(), "xla")
+        return fast if fits[fast] else "xla"
+    if not fits[asked]:
+        raise ValueError(
+            f"attention = {asked!r} cannot take {q.dtype} queries of shape {q.shape} with soft cap {softcap} and "
+            f"window {window}; cudnn takes half precision and heads of 8, 16, ..., 128, flash takes a multiple of "
+            f"{FLASH_BLOCK} positions and no window shorter than them, neither a soft cap. 'auto' picks what fits"
+        )
+    return asked
+
+
+def masked(
+    q: Float[Array, "B S N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    seen: Bool[Array, "#B S T"],
+    *,
+    scale: float,
+    softcap: float | None = None,
+) -> Float[Array, "B S N H"]:
+    """softmax(softcap tanh(scale q k / softcap)) v over the keys that `seen` shows."""
+    if softcap is None and q.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], scale=scale)
+    # JAX's own knows no soft cap, and takes its softmax in float32 whatever it is given: double has to stay double.
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
+    scores = jnp.einsum("BSKGH,BTKH->BKGST", grouped, k, preferred_element_type=wide) * scale
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, jnp.finfo(wide).min)).astype(v.dtype)
+    return jnp.einsum("BKGST,BTKH->BSKGH", weights, v).reshape(q.shape)
+
+
+def _flash(q: Array, k: Array, v: Array, scale: float) -> Array:
+    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, flash_attention
+
+    block = next(b for b in (512, 256, FLASH_BLOCK) if q.shape[1] % b == 0)
+    names = ("q", "k_major", "k", "q_major_dkv", "k_major_dkv", "k_dkv", "q_dkv", "k_major_dq", "k_dq", "q_dq")
+    sizes = BlockSizes(block_b=1, **{f"block_{name}": block for name in names})
+    repeats = q.shape[2] // k.shape[2]  # the kernel has as many heads of keys as of queries
+    heads_first = [jnp.swapaxes(x, 1, 2) for x in (q, jnp.repeat(k, repeats, 2), jnp.repeat(v, repeats, 2))]
+    return jnp.swapaxes(flash_attention(*heads_first, causal=True, sm_scale=scale, block_sizes=sizes), 1, 2)
+
+
+def causal(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    *,
+    scale: float,
+    softcap: float | None = None,
+    window: int | None = None,
+    local: Bool[Array, ""] | None = None,
+    implementation: str = "auto",
+) -> Float[Array, "B T N H"]:
+    """Each position sees itself and those before it; with `window` the last `window` of them, itself counted.
+
+    `local`: whether the window holds in this layer (None: yes).
+    """
+    if window is not None and window >= q.shape[1]:
+        window = None
+    picked = chosen(implementation, q, softcap, window)
+    if picked == "xla":
+        t = jnp.arange(q.shape[1])
+        past = t[:, None] - t
+        seen = past >= 0
+        if window is not None:
+            seen &= (past < window) if local is None else (past < window) | ~local
+        return masked(q, k, v, seen[None], scale=scale, softcap=softcap)
+    if picked == "flash":
+        return _flash(q, k, v, scale)
+    fused = functools.partial(jax.nn.dot_product_attention, is_causal=True, scale=scale, implementation="cudnn")
+    if window is None:
+        return fused(q, k, v)
+    windowed = functools.partial(fused, local_window_size=(window - 1, 0))
+    return windowed(q, k, v) if local is None else jax.lax.cond(local, windowed, fused, q, k, v)
