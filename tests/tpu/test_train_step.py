@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec
 
 import alignjax
 from alignjax import lm
+from tpu.bridge import Others
 from tpu.mesh import make_mesh
 from tpu.partition import RULES, spec
-from tpu.bridge import Others
 from tpu.train_step import (
     Carried,
     MethodTask,

@@ -1,0 +1,74 @@
+"""Rewards and judges: what users hand over is called as they expect, and checked sample by sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tpu import rewards
+
+PROMPTS = ["a", "b"]
+TEXTS = [["one", "one two", "one two three"], ["x y", "x", ""]]
+
+
+def test_a_users_function_gets_flat_lists_and_the_groups_come_back() -> None:
+    seen: list[Any] = []
+
+    def mine(prompts: list[str], completions: list[str]) -> list[float]:
+        seen.append((prompts, completions))
+        return [float(len(text)) for text in completions]
+
+    got = rewards.load(mine)(PROMPTS, TEXTS)
+    np.testing.assert_array_equal(got, [[3, 7, 13], [3, 1, 0]])
+    assert seen == [(["a", "a", "a", "b", "b", "b"], ["one", "one two", "one two three", "x y", "x", ""])]
+
+
+def test_several_rewards_are_a_vector() -> None:
+    got = rewards.load("length, brevity")(PROMPTS, TEXTS)
+    np.testing.assert_array_equal(got[..., 0], [[1, 2, 3], [2, 1, 0]])
+    np.testing.assert_array_equal(got[..., 1], -got[..., 0])
+    np.testing.assert_allclose(rewards.load("variety")(["p"], [["a a b b", ""]]), [[0.5, 0]])
+
+
+def test_a_judge_is_asked_in_both_orders() -> None:
+    """One who always prefers the first text prefers nobody."""
+    biased = rewards.load_judge(lambda prompts, first, second: np.ones(len(prompts)))
+    np.testing.assert_array_equal(biased.matrix(PROMPTS, TEXTS), np.full((2, 3, 3), 0.5))
+    cyclic = rewards.load_judge("cyclic").matrix(PROMPTS, TEXTS)
+    np.testing.assert_allclose(cyclic + np.swapaxes(cyclic, -1, -2), 1)
+    np.testing.assert_allclose(cyclic[0, 1, 0], 0.9)  # two words beat one,
+    np.testing.assert_allclose(cyclic[0, 2, 1], 0.9)  # three beat two,
+    np.testing.assert_allclose(cyclic[0, 0, 2], 0.9)  # and one beats three
+    against = rewards.load_judge("longer").against(PROMPTS, TEXTS, [["q q", "q q q"], ["q", "q q"]])
+    np.testing.assert_array_equal(against, [[[0, 0], [0.5, 0], [1, 0.5]], [[1, 0.5], [0.5, 0], [0, 0]]])
+
+
+def test_the_judge_of_a_reward_is_bradley_terry() -> None:
+    matrix = rewards.load_judge("bt:length").matrix(PROMPTS, TEXTS)
+    words = np.array([[1, 2, 3], [2, 1, 0]])
+    wanted = 1 / (1 + np.exp(-(words[..., :, None] - words[..., None, :])))
+    np.testing.assert_allclose(matrix, wanted)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: rewards.load(lambda p, c: [math.nan if t == "x" else 0.0 for t in c])(PROMPTS, TEXTS),
+         r"returned nan for sample 4 \(prompt 1, response 1\): prompt 'b', completion 'x'"),
+        (lambda: rewards.load(lambda p, c: [0.0])(PROMPTS, TEXTS), r"must return 6 entries.* got shape \(1,\)"),
+        (lambda: rewards.load(lambda p, c: ["good"] * 6)(PROMPTS, TEXTS), "must return numbers"),
+        (lambda: rewards.load(lambda p, c: 1 / 0)(PROMPTS, TEXTS), "raised ZeroDivisionError"),
+        (lambda: rewards.load_judge(lambda p, a, b: [1.3] * len(p)).matrix(PROMPTS, TEXTS),
+         r"returned 1.3 for sample 0: prompt 'a', first 'one', second 'one two'; P\(first beats second\)"),
+        (lambda: rewards.load("lenght"), "unknown reward.*did you mean 'length'"),
+        (lambda: rewards.load("no_such_module:f"), "importing no_such_module raised ModuleNotFoundError"),
+        (lambda: rewards.load("tpu.rewards:lenght"), "has no function 'lenght'; is 'length' meant"),
+        (lambda: rewards.load_judge("bt:length,brevity").matrix(PROMPTS, TEXTS), "needs one reward, got 2"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_said(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
