@@ -10,6 +10,9 @@ from alignjax.lm.config import DecoderConfig as DecoderConfig
 from alignjax.lm.config import preset as preset
 from alignjax.lm.decoder import init as init
 from alignjax.lm.decoder import logical_axes as logical_axes
+from alignjax.lm.generation import Generated as Generated
+from alignjax.lm.generation import best_of_n as best_of_n
+from alignjax.lm.generation import generate as generate
 from alignjax.lm.preference_data import PreferenceData as PreferenceData
 from alignjax.lm.preference_data import read_preferences as read_preferences
 from alignjax.lm.scoring import logits as logits
@@ -18,6 +21,6 @@ from alignjax.lm.text import decode as decode
 from alignjax.lm.text import encode as encode
 
 __all__ = [
-    "PRESETS", "DecoderConfig", "PreferenceData", "decode", "encode", "init", "logical_axes", "logits", "preset",
+    "PRESETS", "DecoderConfig", "Generated", "PreferenceData", "best_of_n", "decode", "encode", "generate", "init", "logical_axes", "logits", "preset",
     "read_preferences", "token_logps",
 ]  # fmt: skip
