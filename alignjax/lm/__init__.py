@@ -21,6 +21,6 @@ from alignjax.lm.text import decode as decode
 from alignjax.lm.text import encode as encode
 
 __all__ = [
-    "PRESETS", "DecoderConfig", "Generated", "PreferenceData", "best_of_n", "decode", "encode", "generate", "init", "logical_axes", "logits", "preset",
-    "read_preferences", "token_logps",
+    "PRESETS", "DecoderConfig", "Generated", "PreferenceData", "best_of_n", "decode", "encode", "generate", "init",
+    "logical_axes", "logits", "preset", "read_preferences", "token_logps",
 ]  # fmt: skip
