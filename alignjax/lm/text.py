@@ -7,6 +7,15 @@ EOS = 257
 PAD = 258
 VOCAB_SIZE = 264
 """256 bytes, three specials, and five ids that are never used: a size that 2, 4 and 8 devices can divide."""
+SPECIALS = {BOS: "<|bos|>", EOS: "<|eos|>", PAD: "<|pad|>"}
+"""How the specials are written in chat templates."""
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'assistant' %}"
+    "assistant: {% generation %}{{ message.content }}<|eos|>{% endgeneration %}{{ '\\n' }}"
+    "{% else %}{{ message.role }}: {{ message.content }}{{ '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+"""One message a line, "role: content"."""
 
 
 def encode(text: str) -> list[int]:
