@@ -19,8 +19,13 @@ from alignjax.lm.scoring import logits as logits
 from alignjax.lm.scoring import token_logps as token_logps
 from alignjax.lm.text import decode as decode
 from alignjax.lm.text import encode as encode
+from alignjax.lm.tokenizer import ByteTokenizer as ByteTokenizer
+from alignjax.lm.tokenizer import Tokenizer as Tokenizer
+from alignjax.lm.tokenizer import check_fits as check_fits
+from alignjax.lm.tokenizer_folder import load_tokenizer as load_tokenizer
 
 __all__ = [
-    "PRESETS", "DecoderConfig", "Generated", "PreferenceData", "best_of_n", "decode", "encode", "generate", "init",
-    "logical_axes", "logits", "preset", "read_preferences", "token_logps",
+    "PRESETS", "ByteTokenizer", "DecoderConfig", "Generated", "PreferenceData", "Tokenizer", "best_of_n",
+    "check_fits", "decode", "encode", "generate", "init", "load_tokenizer", "logical_axes", "logits", "preset",
+    "read_preferences", "token_logps",
 ]  # fmt: skip
