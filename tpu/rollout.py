@@ -125,7 +125,7 @@ class Rollout:
 
     # --- sampling
 
-    def _write(self, source: str, count: int, policy: Params, others: Others, prompts: Host, key: jax.Array) -> Any:
+    def write(self, source: str, count: int, policy: Params, others: Others, prompts: Host, key: jax.Array) -> Any:
         """`count` responses of a source to each prompt: `lm.Generated` with `[B, count, N]`, on the host."""
         previous = others.anchor
         if previous is None and others.history is not None:
@@ -174,7 +174,7 @@ class Rollout:
         n = int(np.ceil(float(self.hyper.get("n", 1))))
         pool_source = self.plan.pool or ("previous" if "best_of_n" in self.plan.slots else None)
         if pool_source is not None:
-            pool = self._write(pool_source, max(self.pool_size, n), policy, others, prompts, keys["pool"])
+            pool = self.write(pool_source, max(self.pool_size, n), policy, others, prompts, keys["pool"])
             pool_reward = self._scalar_reward(said, self.texts(pool))
         slots: list[Any] = [None] * len(self.plan.slots)
         for source in dict.fromkeys(self.plan.slots):
@@ -186,7 +186,7 @@ class Rollout:
             elif source == "data":
                 made = _written_in_data(batch, self.sampling.max_new_tokens, self.tokenizer.pad)
             else:
-                made = self._write(source, len(places), policy, others, prompts, keys[source])
+                made = self.write(source, len(places), policy, others, prompts, keys[source])
             for j, place in enumerate(places):
                 slots[place] = jax.tree.map(lambda x, j=j: x[:, j], made)
         drawn = jax.tree.map(lambda *x: np.stack(x, 1), *slots)
@@ -239,7 +239,7 @@ class Rollout:
             fields["preference"] = _drawn(chance, keys["label"]) if self.hard_labels else chance
         if "win_rate" in method.reads:
             assert self._judge is not None and self.plan.opponent is not None
-            rivals = self._write(self.plan.opponent, self.opponents, policy, others, prompts, keys["opponent"])
+            rivals = self.write(self.plan.opponent, self.opponents, policy, others, prompts, keys["opponent"])
             fields["win_rate"] = self._judge.against(said, completions, self.texts(rivals)).mean(-1)
         return {name: np.asarray(array, np.float32) for name, array in fields.items()}
 
