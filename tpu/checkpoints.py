@@ -1,0 +1,172 @@
+"""Checkpoints of a run: orbax's, asynchronous, the last few and the best; the newest whole one is what a resume takes.
+
+    RUN/checkpoints/<step>/state      every array of the state, named by its place in the tree
+    RUN/checkpoints/<step>/record     JSON: the iterator's position, fingerprints, what the run is, its last metrics
+
+A checkpoint is written beside its place and renamed into it, so that a process killed while writing leaves the ones
+before it as they were. Each carries the fingerprint of its arrays; one that cannot be read, or whose bits are not those
+that were written, is passed over with a warning.
+"""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from tpu.arguments import Failed
+from tpu.fingerprint import fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint that was read and found whole."""
+
+    step: int
+    state: Any
+    record: Mapping[str, Any]
+
+
+def best_of(text: str) -> tuple[str, bool]:
+    """`"loss"`, `"min:kl"`, `"max:reward"` -> the metric, and whether more of it is better.
+
+    A name alone is better low if it ends in "loss", and high otherwise, as the trainers of `transformers` have it.
+    """
+    direction, colon, name = text.partition(":")
+    if colon and direction in ("min", "max"):
+        return name, direction == "max"
+    return text, not text.endswith("loss")
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """The leaves by name; nothing depends on the classes the tree is made of."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/") or "value": leaf for path, leaf in leaves}
+
+
+class Checkpoints:
+    """The checkpoints in a folder. `keep` newest ones stay, and with `keep_best` (see `best_of`) the best one too."""
+
+    def __init__(self, folder: Path, *, keep: int = 2, keep_best: str | None = None) -> None:
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+        self._ocp = ocp
+        policies: list[Any] = [LatestN(keep)]
+        if keep_best is not None:
+            name, more = best_of(keep_best)
+            worst = -math.inf if more else math.inf
+            # JSON has no NaN: a metric that is not finite is null, and never the best.
+            value = lambda metrics: worst if metrics is None or metrics.get(name) is None else metrics[name]
+            policies.append(BestN(get_metric_fn=value, reverse=not more, n=1))
+        self.folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._manager.close()
+        except Exception:
+            if kind is None:
+                raise
+
+    def steps(self) -> list[int]:
+        """Of the whole checkpoints, from old to new."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, record: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> None:
+        """Begins to write; arrays are copied before this returns, so that the state may be donated.
+
+        Raises: Failed if this checkpoint, or the one before it, cannot be written.
+        """
+        args = self._ocp.args
+        record = {**record, "step": step, "fingerprint": fingerprint(state)}
+        numbers = {name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
+        parts = args.Composite(state=args.StandardSave(flat(state)), record=args.JsonSave(record))
+        try:
+            self._manager.save(step, args=parts, metrics=numbers)
+        except Exception as error:
+            raise self._failed(step, error) from error
+
+    def wait(self) -> None:
+        """Until what was begun is written. Raises: Failed if it cannot be."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(None, error) from error
+
+    def _failed(self, step: int | None, error: Exception) -> Failed:
+        try:
+            whole = [one for one in self.steps() if one != step]
+        except Exception:
+            whole = []
+        there = f"the one of step {whole[-1]} is whole, and --resume goes on from it" if whole else "there is none yet"
+        which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+        reason = "no space is left on the device" if "No space left" in str(error) else _first_line(error)
+        return Failed(f"{which} could not be written into {self.folder}: {reason}; {there}")
+
+    def restore(self, like: Any) -> Restored | None:
+        """The newest whole checkpoint, with the shapes, dtypes and shardings of `like`; None if there is none.
+
+        One that is broken is passed over, and a warning says so.
+        Raises: Failed if there are checkpoints and all of them are broken.
+        """
+        broken: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                found = self._read(step, like)
+            except Exception as error:
+                broken.append(f"the checkpoint of step {step} is broken: {_first_line(error)}")
+                continue
+            for message in broken:
+                warnings.warn(f"{message}; going on from the one of step {step}", stacklevel=2)
+            return found
+        if broken:
+            raise Failed(f"no checkpoint in {self.folder} can be read: {'; '.join(broken)}")
+        return None
+
+    def record(self) -> Mapping[str, Any] | None:
+        """That of the newest checkpoint whose record can be read."""
+        for step in reversed(self.steps()):
+            try:
+                return self._record(step)
+            except Exception:
+                continue
+        return None
+
+    def _record(self, step: int) -> Mapping[str, Any]:
+        args = self._ocp.args
+        record: Mapping[str, Any] = self._manager.restore(step, args=args.Composite(record=args.JsonRestore())).record
+        return record
+
+    def _read(self, step: int, like: Any) -> Restored:
+        args = self._ocp.args
+        record = self._record(step)
+        leaf = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+        wanted = flat(jax.tree.map(leaf, like))
+        got = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(wanted))).state
+        state = jax.tree.unflatten(jax.tree.structure(like), [got[name] for name in wanted])
+        if fingerprint(state) != record["fingerprint"]:
+            raise ValueError("its arrays are not those that were written")
+        return Restored(step, state, record)
+
+    def drop_after(self, step: int) -> None:
+        """Removes the checkpoints after this one: what a resume passed over, and will write again."""
+        for later in self.steps():
+            if later > step:
+                self._manager.delete(later)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
