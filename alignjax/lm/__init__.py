@@ -13,10 +13,20 @@ from alignjax.lm.decoder import logical_axes as logical_axes
 from alignjax.lm.generation import Generated as Generated
 from alignjax.lm.generation import best_of_n as best_of_n
 from alignjax.lm.generation import generate as generate
+from alignjax.lm.pipeline import Batches as Batches
+from alignjax.lm.pipeline import batches as batches
+from alignjax.lm.preference_data import DataError as DataError
 from alignjax.lm.preference_data import PreferenceData as PreferenceData
+from alignjax.lm.preference_data import PromptData as PromptData
+from alignjax.lm.preference_data import data_kind as data_kind
 from alignjax.lm.preference_data import read_preferences as read_preferences
+from alignjax.lm.preference_data import read_prompts as read_prompts
+from alignjax.lm.preference_data import read_supervised as read_supervised
+from alignjax.lm.scoring import TokenStatistics as TokenStatistics
 from alignjax.lm.scoring import logits as logits
 from alignjax.lm.scoring import token_logps as token_logps
+from alignjax.lm.scoring import token_logps_each as token_logps_each
+from alignjax.lm.scoring import token_statistics as token_statistics
 from alignjax.lm.text import decode as decode
 from alignjax.lm.text import encode as encode
 from alignjax.lm.tokenizer import ByteTokenizer as ByteTokenizer
@@ -25,7 +35,8 @@ from alignjax.lm.tokenizer import check_fits as check_fits
 from alignjax.lm.tokenizer_folder import load_tokenizer as load_tokenizer
 
 __all__ = [
-    "PRESETS", "ByteTokenizer", "DecoderConfig", "Generated", "PreferenceData", "Tokenizer", "best_of_n",
-    "check_fits", "decode", "encode", "generate", "init", "load_tokenizer", "logical_axes", "logits", "preset",
-    "read_preferences", "token_logps",
+    "PRESETS", "Batches", "ByteTokenizer", "DataError", "DecoderConfig", "Generated", "PreferenceData", "PromptData",
+    "TokenStatistics", "Tokenizer", "batches", "best_of_n", "check_fits", "data_kind", "decode", "encode", "generate",
+    "init", "load_tokenizer", "logical_axes", "logits", "preset", "read_preferences", "read_prompts",
+    "read_supervised", "token_logps", "token_logps_each", "token_statistics",
 ]  # fmt: skip

@@ -1,9 +1,12 @@
-r"""Log-probabilities of given tokens: the bridge from a decoder to the objectives.
+r"""Log-probabilities of given tokens: the bridge from a language model to the objectives.
 
-`Samples.from_tokens(token_logps(...), ...)` is all that an objective needs of a language model.
+`Samples.from_tokens(token_logps(...), ...)` is all that an objective needs of a language model. Any
+`model.LanguageModel` is scored; its softcap is honoured.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +14,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from alignjax import checks
-from alignjax.lm.config import DecoderConfig
-from alignjax.lm.decoder import Params, hidden, unembedding
+from alignjax.lm import fused
+from alignjax.lm.model import LanguageModel, Params
 
 ArrayLike = jax.typing.ArrayLike
 
 
 def _checked(
-    config: DecoderConfig, tokens: ArrayLike, attention_mask: ArrayLike | None
+    config: LanguageModel, tokens: ArrayLike, attention_mask: ArrayLike | None
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
     """`tokens` and the attention mask as `[B, T]`, leading axes merged."""
     shape = np.shape(tokens)
@@ -30,13 +33,18 @@ def _checked(
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens must be integers, got {tokens.dtype}")
     keep = _mask("attention_mask", attention_mask, shape)
-    if checks.is_concrete(tokens, keep):
-        seen = np.asarray(tokens)[np.asarray(keep)]
-        if seen.size and not (seen.min() >= 0 and seen.max() < config.vocab_size):
-            raise ValueError(
-                f"tokens must lie in [0, vocab_size = {config.vocab_size}), got values in [{seen.min()}, {seen.max()}]"
-            )
+    _in_vocabulary("tokens", config, tokens, keep)
     return tokens.reshape(-1, shape[-1]), keep.reshape(-1, shape[-1])
+
+
+def _in_vocabulary(name: str, config: LanguageModel, ids: Array, keep: Array) -> None:
+    if not checks.is_concrete(ids, keep):
+        return
+    seen = np.asarray(ids)[np.asarray(keep)]
+    if seen.size and not (seen.min() >= 0 and seen.max() < config.vocab_size):
+        raise ValueError(
+            f"{name} must lie in [0, vocab_size = {config.vocab_size}), got values in [{seen.min()}, {seen.max()}]"
+        )
 
 
 def _mask(name: str, mask: ArrayLike | None, shape: tuple[int, ...]) -> Bool[Array, "..."]:
@@ -47,21 +55,15 @@ def _mask(name: str, mask: ArrayLike | None, shape: tuple[int, ...]) -> Bool[Arr
     return jnp.asarray(mask) != 0
 
 
-def _project(h: Float[Array, "... D"], matrix: Float[Array, "V D"]) -> Float[Array, "... V"]:
-    """Logits, accumulated and returned in at least float32."""
-    wide = jnp.promote_types(h.dtype, jnp.float32)
-    return jnp.einsum("...D,VD->...V", h, matrix, preferred_element_type=wide)
-
-
 @functools.partial(jax.jit, static_argnames="config")
-def _logits(config: DecoderConfig, params: Params, tokens: Array, keep: Array) -> Array:
-    return _project(hidden(config, params, tokens, keep), unembedding(config, params))
+def _logits(config: LanguageModel, params: Params, tokens: Array, keep: Array) -> Array:
+    return fused.project(config.hidden(params, tokens, keep), config.unembedding(params), config.logit_softcap)
 
 
 def logits(
-    config: DecoderConfig, params: Params, tokens: ArrayLike, attention_mask: ArrayLike | None = None
+    config: LanguageModel, params: Params, tokens: ArrayLike, attention_mask: ArrayLike | None = None
 ) -> Float[Array, "*batch T V"]:
-    r"""Logits of the token AFTER each position, in at least float32: `[B, T] -> [B, T, V]`.
+    r"""Logits of the token AFTER each position, softcap included, in at least float32: `[B, T] -> [B, T, V]`.
 
     `attention_mask` `[B, T]`: 0 where a position is padding, which may hold anything and has no influence (what is
     returned there has no meaning). Leading axes are free. `token_logps` does without the axis V.
@@ -70,52 +72,118 @@ def logits(
     return _logits(config, params, *_checked(config, tokens, attention_mask)).reshape(*shape, config.vocab_size)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "chunk"))
-def _token_logps(
-    config: DecoderConfig, params: Params, tokens: Array, trained: Array, keep: Array, chunk: int
-) -> Array:
-    length = tokens.shape[1] - 1
-    if length == 0:
-        return jnp.zeros(tokens.shape, jnp.promote_types(config.compute_dtype, jnp.float32))
-    states = hidden(config, params, tokens, keep)[:, :-1]
-    matrix = unembedding(config, params)
+@functools.partial(jax.jit, static_argnames=("config", "chunk", "with_entropy"))
+def _scored(
+    config: LanguageModel,
+    policies: Sequence[Params],
+    tokens: Int[Array, "B T"],
+    trained: Bool[Array, "B T"],
+    keep: Bool[Array, "B T"],
+    others: Int[Array, "B T S"] | None,
+    chunk: int | None,
+    with_entropy: bool = False,
+) -> list[tuple[Float[Array, "B T S+1"], Float[Array, "B T"] | None]]:
+    """Of every policy: log-probs of the tokens and of the other targets, and the entropy. 0 where nothing counts."""
     counts = trained[:, 1:] & keep[:, 1:] & keep[:, :-1]
-    targets = jnp.where(counts, tokens[:, 1:], 0)
+    targets = tokens[:, 1:, None]
+    if others is not None:
+        targets = jnp.concatenate([targets, others[:, 1:].astype(targets.dtype)], -1)
+    shifted = lambda x: jnp.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))  # predicted from the state before
 
-    @jax.checkpoint  # the logits of a chunk are computed again in the backward pass, not kept
-    def score(h: Float[Array, "B c D"], target: Int[Array, "B c"]) -> Float[Array, "B c"]:
-        z = _project(h, matrix)
-        return jnp.take_along_axis(z, target[..., None], -1)[..., 0] - jax.nn.logsumexp(z, -1)
-
-    if length <= chunk:
-        scored = score(states, targets)
-    else:
-        # Chunks of time, not of the batch: a batch that is sharded stays so.
-        rest = -length % chunk
-        split = lambda x: jnp.moveaxis(
-            jnp.pad(x, [(0, 0), (0, rest)] + [(0, 0)] * (x.ndim - 2)).reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0
+    def one(params: Params) -> tuple[Array, Array | None]:
+        states, matrix = config.hidden(params, tokens, keep)[:, :-1], config.unembedding(params)
+        score = functools.partial(
+            fused.target_logps, states, matrix, targets, mask=counts, softcap=config.logit_softcap, chunk=chunk
         )
-        scored = jax.lax.map(lambda x: score(*x), (split(states), split(targets)))
-        scored = jnp.moveaxis(scored, 0, 1).reshape(tokens.shape[0], -1)[:, :length]
-    return jnp.pad(jnp.where(counts, scored, 0.0), [(0, 0), (1, 0)])
+        if not with_entropy:
+            return shifted(score()), None
+        logp, entropy = score(with_entropy=True)
+        return shifted(logp), shifted(entropy)
+
+    return [one(params) for params in policies]
 
 
 def token_logps(
-    config: DecoderConfig,
+    config: LanguageModel,
     params: Params,
     tokens: ArrayLike,
     loss_mask: ArrayLike,
     attention_mask: ArrayLike | None = None,
     *,
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> Float[Array, "*batch T"]:
-    r"""log p(token t | tokens before t) at position t, in at least float32: `[B, T] -> [B, T]`.
+    r"""log p(token t | tokens before t) at position t, nats, in at least float32: `[B, T] -> [B, T]`.
 
     It is 0, with zero gradient, where `loss_mask` `[B, T]` is 0, at the first token (nothing comes before it) and at
     padding. `attention_mask` as in `logits`. Leading axes are free. `[B, T, V]` never exists: logits are made `chunk`
-    positions at a time, and again in the backward pass.
+    positions at a time (by default so many that memory does not grow with V), and again in the backward pass.
+
+    Raises: ValueError, naming the argument, on shapes that do not fit and on tokens outside the vocabulary.
     """
+    return token_logps_each(config, (params,), tokens, loss_mask, attention_mask, chunk=chunk)[0]
+
+
+def token_logps_each(
+    config: LanguageModel,
+    policies: Sequence[Params],
+    tokens: ArrayLike,
+    loss_mask: ArrayLike,
+    attention_mask: ArrayLike | None = None,
+    *,
+    chunk: int | None = None,
+) -> list[Float[Array, "*batch T"]]:
+    """`token_logps` of several policies on one batch, in one program that checks and masks it once."""
     shape = np.shape(tokens)
     tokens, keep = _checked(config, tokens, attention_mask)
     trained = _mask("loss_mask", loss_mask, shape).reshape(keep.shape)
-    return _token_logps(config, params, tokens, trained, keep, checks.whole("chunk", chunk)).reshape(shape)
+    found = _scored(config, tuple(policies), tokens, trained, keep, None, _chunk(chunk))
+    return [logp.reshape(shape) for logp, _ in found]
+
+
+class TokenStatistics(NamedTuple):
+    """What one pass tells of every token; 0 with zero gradient where `token_logps` is."""
+
+    logp: Float[Array, "*batch T"]
+    """log p(token t | tokens before t), nats."""
+    entropy: Float[Array, "*batch T"]
+    """Of the law of token t given those before it, nats."""
+    target_logp: Float[Array, "*batch T S"] | None
+    """log p(targets[t, s] | tokens before t), nats; None without targets."""
+
+
+def token_statistics(
+    config: LanguageModel,
+    params: Params,
+    tokens: ArrayLike,
+    loss_mask: ArrayLike,
+    attention_mask: ArrayLike | None = None,
+    *,
+    targets: ArrayLike | None = None,
+    chunk: int | None = None,
+) -> TokenStatistics:
+    r"""`token_logps` with the entropy of every token's law and the log-probs of other tokens in its place.
+
+    `targets` `[B, T, S]`: S tokens that might stand at position t, for methods that distil another model. Everything is
+    differentiable and comes from one pass over the logits.
+
+    Raises: ValueError, naming the argument, on shapes that do not fit and on tokens outside the vocabulary.
+    """
+    shape = np.shape(tokens)
+    tokens, keep = _checked(config, tokens, attention_mask)
+    trained = _mask("loss_mask", loss_mask, shape)
+    others = None
+    if targets is not None:
+        others = jnp.asarray(targets)
+        if others.shape[:-1] != shape or not jnp.issubdtype(others.dtype, jnp.integer):
+            raise ValueError(f"targets must be integers of shape {(*shape, 'S')}, got {others.dtype} {others.shape}")
+        _in_vocabulary("targets", config, others, trained & keep.reshape(shape))
+        others = others.reshape(*keep.shape, -1)
+    trained = trained.reshape(keep.shape)
+    ((logp, entropy),) = _scored(config, (params,), tokens, trained, keep, others, _chunk(chunk), with_entropy=True)
+    assert entropy is not None
+    other = None if targets is None else logp[..., 1:].reshape(np.shape(targets))
+    return TokenStatistics(logp[..., 0].reshape(shape), entropy.reshape(shape), other)
+
+
+def _chunk(chunk: int | None) -> int | None:
+    return None if chunk is None else checks.whole("chunk", chunk)

@@ -137,6 +137,66 @@ def test_masked_tokens_have_no_gradient(params: Any, tokens: Any) -> None:
     assert all(not leaf.any() for leaf in jax.tree.leaves(nothing))
 
 
+@dataclasses.dataclass(frozen=True)
+class Bigrams:
+    """A user's own model: the state after a token is that token's row of a table, whatever came before."""
+
+    vocab_size: int = 11
+    max_length: int = 32
+    logit_softcap: float | None = 1.5
+
+    def hidden(self, params: Any, tokens: Any, keep: Any) -> Any:
+        return jnp.where(keep[..., None], params["rows"][jnp.clip(tokens, 0, 10)], jnp.nan)
+
+    def unembedding(self, params: Any) -> Any:
+        return params["words"]
+
+
+def bigrams(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: np.float32(rng.normal(size=(11, 4))) for name in ("rows", "words")}
+
+
+def law(params: Any, cap: float) -> np.ndarray:
+    """`[11, 11]`: log p(next | this), in NumPy."""
+    z = cap * np.tanh(np.float64(params["rows"]) @ np.float64(params["words"]).T / cap)
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def test_any_model_is_scored_with_its_softcap_entropy_and_other_targets(tokens: Any, loss_mask: Any) -> None:
+    """Against the model's own table of bigrams; padding has NaN states here."""
+    config, params = Bigrams(), bigrams(0)
+    attention = np.ones_like(tokens)
+    attention[0, :3] = attention[1, 10:] = 0
+    others = np.random.default_rng(1).integers(0, 11, (B, T, 3))
+    table = law(params, 1.5)
+    counts = (loss_mask * attention)[:, 1:] * attention[:, :-1] == 1
+    assert not counts.all(-1).any() and counts.any(-1).all()
+    rows = table[tokens[:, :-1]]
+    pick = lambda ids: np.take_along_axis(rows, ids[:, 1:], -1)
+    found = lm.token_statistics(config, params, tokens, loss_mask, attention, targets=others, chunk=5)
+    wanted = (pick(tokens[..., None])[..., 0], -(np.exp(rows) * rows).sum(-1), pick(others))
+    for got, right in zip(found, wanted, strict=True):
+        mask = counts.reshape(*counts.shape, *(1,) * (right.ndim - 2))
+        np.testing.assert_allclose(got[:, 1:], np.where(mask, right, 0), rtol=1e-5, atol=1e-6)
+        assert not np.any(got[:, 0])
+    np.testing.assert_array_equal(lm.token_logps(config, params, tokens, loss_mask, attention, chunk=5), found.logp)
+    assert lm.token_statistics(config, params, tokens, loss_mask).target_logp is None
+    z = np.where(attention[..., None], lm.logits(config, params, tokens, attention), 0)
+    np.testing.assert_allclose(
+        jax.nn.log_softmax(z)[attention == 1], table[tokens][attention == 1], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_several_policies_on_one_batch(tokens: Any, loss_mask: Any) -> None:
+    policies = [bigrams(seed) for seed in range(3)]
+    found = lm.token_logps_each(Bigrams(), policies, tokens, loss_mask)
+    assert len(found) == 3 and not np.allclose(found[0], found[1])
+    for got, params in zip(found, policies, strict=True):
+        right = np.take_along_axis(law(params, 1.5)[tokens[:, :-1]], tokens[:, 1:, None], -1)[..., 0]
+        np.testing.assert_allclose(got[:, 1:], np.where(loss_mask[:, 1:], right, 0), rtol=1e-5, atol=1e-6)
+
+
 def test_leading_axes_are_free(params: Any, tokens: Any, loss_mask: Any) -> None:
     stacked = lm.token_logps(CONFIG, params, tokens.reshape(1, B, T), loss_mask.reshape(1, B, T))
     np.testing.assert_array_equal(stacked[0], lm.token_logps(CONFIG, params, tokens, loss_mask))
@@ -170,6 +230,14 @@ def test_tied_parameters_are_one_array_fewer_and_axes_name_every_parameter() -> 
         (lambda p, t: lm.logits(CONFIG, p, t, t[:2]), r"attention_mask must have the shape \(3, 14\)"),
         (lambda p, t: lm.token_logps(CONFIG, p, t, t[:2]), r"loss_mask must have the shape \(3, 14\)"),
         (lambda p, t: lm.token_logps(CONFIG, p, t, t, chunk=0), "chunk must be an integer >= 1, got 0"),
+        (
+            lambda p, t: lm.token_statistics(CONFIG, p, t, t, targets=t),
+            r"targets must be integers of shape \(3, 14, 'S'\)",
+        ),
+        (
+            lambda p, t: lm.token_statistics(CONFIG, p, t, t * 0 + 1, targets=t[..., None] + 1),
+            r"targets must lie in \[0, vocab_size = 11\), got values in \[1, 11\]",
+        ),
         (lambda p, t: lm.DecoderConfig(d_model=30, num_heads=4), "d_model = 30 must be a multiple of 2 num_heads = 8"),
         (lambda p, t: lm.DecoderConfig(num_layers=0), "num_layers must be an integer >= 1, got 0"),
         (lambda p, t: lm.DecoderConfig(dtype="float23"), "unknown dtype 'float23'; did you mean 'float32'"),

@@ -1,0 +1,217 @@
+r"""Log-probs of targets and entropy from hidden states: unembedding, softcap, softmax and gather in one function.
+
+    z = softcap(h W^T) / temperature,    log p(v) = z_v - logsumexp(z),    H = -sum_v p(v) log p(v)
+
+The logits `[T, V]` never exist. They are made for a few positions at a time, and again in the derivative, so that of
+the vocabulary's size only W and its gradient are kept. Chunks are of time, never of the batch, which stays sharded.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from alignjax import checks
+
+ArrayLike = jax.typing.ArrayLike
+
+LOGITS_AT_ONCE = 2**26
+"""Entries of the largest array of logits: 256 MiB in float32, whatever the vocabulary."""
+
+
+class _Options(NamedTuple):
+    softcap: float | None
+    temperature: float
+    chunk: int
+    entropy: bool
+
+
+def chunk_length(batch: int, length: int, vocab_size: int) -> int:
+    """How many positions at a time: as few chunks as `LOGITS_AT_ONCE` allows, of equal length."""
+    chunks = min(length, -(-batch * length * vocab_size // LOGITS_AT_ONCE))
+    return max(1, -(-length // max(chunks, 1)))
+
+
+def capped(z: Array, softcap: float | None) -> Array:
+    """c tanh(z / c), or z without a cap."""
+    return z if softcap is None else softcap * jnp.tanh(z / softcap)
+
+
+def project(
+    h: Float[Array, "*batch D"], matrix: Float[Array, "V D"], softcap: float | None = None
+) -> Float[Array, "*batch V"]:
+    """Logits, accumulated, capped and returned in at least float32."""
+    wide = jnp.promote_types(jnp.result_type(h, matrix), jnp.float32)
+    return capped(jnp.einsum("...D,VD->...V", h, matrix, preferred_element_type=wide), softcap)
+
+
+@overload
+def target_logps(
+    h: ArrayLike, matrix: ArrayLike, targets: ArrayLike, *, mask: ArrayLike | None = None, softcap: float | None = None,
+    temperature: float = 1.0, chunk: int | None = None, with_entropy: Literal[False] = False,
+) -> Array: ...  # fmt: skip
+
+
+@overload
+def target_logps(
+    h: ArrayLike, matrix: ArrayLike, targets: ArrayLike, *, mask: ArrayLike | None = None, softcap: float | None = None,
+    temperature: float = 1.0, chunk: int | None = None, with_entropy: Literal[True],
+) -> tuple[Array, Array]: ...  # fmt: skip
+
+
+def target_logps(
+    h: ArrayLike,
+    matrix: ArrayLike,
+    targets: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+    with_entropy: bool = False,
+) -> Array | tuple[Array, Array]:
+    r"""log p(target) under softmax(softcap(h W^T) / temperature), in nats and at least float32.
+
+    Args:
+      h: `[..., T, D]` hidden states; leading axes are batch. A single state `[D]` is fine.
+      matrix: `[V, D]`, the unembedding W.
+      targets: `[..., T]` token ids, or `[..., T, S]`: S targets of every position for the price of one.
+      mask: `[..., T]`. Where it is 0 the results are 0 with exactly zero gradient, whatever h (NaN too) and targets.
+      softcap: c in c tanh(z / c); None for none. It is applied before the temperature.
+      temperature: > 0, a Python number.
+      chunk: positions of time per array of logits `[..., chunk, V]`; by default what `LOGITS_AT_ONCE` allows.
+      with_entropy: also the entropy of the whole law at every position, `[..., T]` nats, differentiable.
+
+    Returns: log-probs of the shape of `targets`; with `with_entropy` the pair (log-probs, entropy).
+
+    Reverse-mode derivatives of any order (and forward over reverse) are right; forward mode alone raises TypeError.
+    The gradient of `matrix` is accumulated in at least float32.
+
+    Raises: ValueError on shapes that do not fit, on targets outside [0, V) where nothing masks them (concrete arrays
+      only), on a softcap or temperature <= 0.
+    """
+    h, matrix, targets = jnp.asarray(h), jnp.asarray(matrix), jnp.asarray(targets)
+    several = targets.ndim == h.ndim
+    _check(h, matrix, targets, mask)
+    for name, value in (("softcap", softcap), ("temperature", temperature)):
+        if value is not None:
+            checks.positive(name, value)
+    if mask is not None:
+        keep = jnp.asarray(mask) != 0
+        h = jnp.where(keep[..., None], h, 0)  # before the unsafe operation: 0 * NaN is NaN in a gradient
+        targets = jnp.where(keep[..., None] if several else keep, targets, 0)
+    shape, lead = targets.shape, h.shape[:-1]
+    length = lead[-1] if lead else 1
+    batch = int(np.prod(lead[:-1]))
+    if chunk is None:
+        chunk = chunk_length(batch, length, matrix.shape[0])
+    options = _Options(softcap and float(softcap), float(temperature), checks.whole("chunk", chunk), with_entropy)
+    logp, entropy = _fused(
+        h.reshape(batch, length, -1), matrix, targets.reshape(batch, length, shape[-1] if several else 1), options
+    )
+    logp = logp.reshape(shape)
+    if mask is not None:
+        logp = jnp.where(keep[..., None] if several else keep, logp, 0.0)
+    if not with_entropy:
+        return logp
+    assert entropy is not None
+    entropy = entropy.reshape(lead)
+    return logp, entropy if mask is None else jnp.where(keep, entropy, 0.0)
+
+
+def _check(h: Array, matrix: Array, targets: Array, mask: ArrayLike | None) -> None:
+    if matrix.ndim != 2 or h.ndim < 1 or h.shape[-1] != matrix.shape[-1]:
+        raise ValueError(f"h must be [..., D] and matrix [V, D], got {h.shape} and {matrix.shape}")
+    for name, array in (("h", h), ("matrix", matrix)):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} must be floating point, got {array.dtype}")
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(f"targets must be integers, got {targets.dtype}")
+    lead = h.shape[:-1]
+    if targets.shape[: len(lead)] != lead or targets.ndim > h.ndim:
+        raise ValueError(f"targets must have the axes {lead} of h, and at most one more, got {targets.shape}")
+    if mask is not None and np.shape(mask) != lead:
+        raise ValueError(f"mask must have the axes {lead} of h, got {np.shape(mask)}")
+    if checks.is_concrete(targets, mask):
+        ids = np.asarray(targets)
+        ids = ids if mask is None else ids[np.asarray(mask) != 0]
+        if ids.size and not (ids.min() >= 0 and ids.max() < matrix.shape[0]):
+            raise ValueError(
+                f"targets must lie in [0, V = {matrix.shape[0]}), got values in [{ids.min()}, {ids.max()}]"
+            )
+
+
+# --- the function and its derivative: h [B, T, D], targets [B, T, S] --------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _fused(h: Array, matrix: Array, targets: Array, options: _Options) -> tuple[Array, Array | None]:
+    return _forward(h, matrix, targets, options)[0]
+
+
+def _forward(h: Array, matrix: Array, targets: Array, options: _Options) -> tuple[Any, Any]:
+    def some(_: None, x: tuple[Float[Array, "B c D"], Int[Array, "B c S"]]) -> tuple[None, Any]:
+        z = project(x[0], matrix, options.softcap) / options.temperature
+        total = jax.nn.logsumexp(z, -1, keepdims=True)
+        logp = jnp.take_along_axis(z, x[1], -1) - total
+        entropy = (jnp.exp(z - total) * (total - z)).sum(-1) if options.entropy else None
+        return None, (logp, total, entropy)
+
+    _, (logp, total, entropy) = _over_time(some, None, (h, targets), options.chunk)
+    return (logp, entropy), (h, matrix, targets, total, entropy)
+
+
+def _backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[Array, Array, None]:
+    r"""dz_v = g (1[v = target] - p_v) - g_H p_v (log p_v + H), times the slope of the cap."""
+    h, matrix, targets, total, entropy = residuals
+    narrow = jnp.result_type(h, matrix)
+
+    def some(dmatrix: Float[Array, "V D"], x: Any) -> tuple[Array, Array]:
+        h, targets, total, entropy, g, g_entropy = x
+        z = project(h, matrix, options.softcap)
+        logp = z / options.temperature - total
+        weight = g.sum(-1, keepdims=True)
+        if options.entropy:
+            weight = weight + g_entropy[..., None] * (logp + entropy[..., None])
+        dz = _add_at(-jnp.exp(logp) * weight, targets, g) / options.temperature
+        if options.softcap is not None:
+            dz = dz * (1 - jnp.square(z / options.softcap))
+        dz = dz.astype(narrow)
+        dh = jnp.einsum("BTV,VD->BTD", dz, matrix, preferred_element_type=total.dtype).astype(h.dtype)
+        return dmatrix + jnp.einsum("BTV,BTD->VD", dz, h, preferred_element_type=total.dtype), dh
+
+    zero = jnp.zeros(matrix.shape, total.dtype)
+    arrays = (h, targets, total, entropy, *cotangents)
+    dmatrix, dh = _over_time(some, zero, arrays, options.chunk)
+    return dh, dmatrix.astype(matrix.dtype), None
+
+
+_fused.defvjp(_forward, _backward)
+
+
+@jax.vmap  # not by indices of rows: so that a scatter into a sharded batch is known to be local
+@jax.vmap
+def _add_at(dz: Float[Array, "V"], targets: Int[Array, "S"], g: Float[Array, "S"]) -> Float[Array, "V"]:
+    return dz.at[targets].add(g)
+
+
+def _over_time(step: Callable[..., Any], carry: Any, arrays: Any, chunk: int) -> tuple[Any, Any]:
+    """`scan` of a step over chunks of axis 1; what the step returns of them is joined again."""
+    length = jax.tree.leaves(arrays)[0].shape[1]
+    if length <= chunk:
+        return step(carry, arrays)
+    rest = -length % chunk  # padding: its cotangents are zero, and its results are cut off
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, 0), (0, rest)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(padded.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+    def join(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :length]
+
+    carry, out = jax.lax.scan(step, carry, jax.tree.map(split, arrays))
+    return carry, jax.tree.map(join, out)
