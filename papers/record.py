@@ -18,6 +18,8 @@ class Settings:
 
     quick: bool = False
     seed: int = 0
+    out: str = "out"
+    """The folder of results; runs that take long are kept there."""
 
     def size(self, full: int, quick: int) -> int:
         """A count: instances, steps or seeds."""
@@ -102,6 +104,8 @@ class Figure:
     """What to see, how many runs, what the band is."""
     draw: Callable[[Settings], Any]
     """settings -> matplotlib Figure."""
+    runs: Callable[[Settings], str] | None = None
+    """settings -> which kept runs it is drawn from, in words."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
