@@ -1,57 +1,54 @@
-"""Preference data: JSON lines to arrays `[N, K, T]`. Host-side NumPy; every rejected row is reported with its line.
+"""Files of prompts and responses to arrays. Host-side NumPy; every row that cannot be used is reported with its place.
 
-Two kinds of rows, one kind per file:
+`read_preferences` (pairs, K responses, or one with a label), `read_supervised` (messages, or a prompt with its
+completion) and `read_prompts` (prompts alone) read JSONL and Parquet; `alignjax.lm.columns` lists the columns.
 
-    {"prompt": "...", "chosen": "...", "rejected": "..."}
-    {"prompt": "...", "responses": ["...", "..."], "preference": 0.8, "rewards": [1.2, 0.3]}
-
-`responses` (or `completions`) are K texts. `preference` is P(responses[0] beats responses[1]), or a K x K matrix
-with P + P^T = 1. `preference`, `rewards` (K numbers) and `behaviour_logps` (K log-probs under the policy that wrote
-the responses) are optional, in every row of a file or in none; a pair may have them too, the chosen one first. Other
-columns are ignored.
+One prompt's tokens: BOS, prompt, response, end of sequence, padding. Prompts and responses are encoded together,
+and apart where a token would straddle the two. Only responses are trained on, to their end of sequence included.
 """
 
 import dataclasses
-import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from alignjax import checks
-from alignjax.lm.text import BOS, EOS, PAD, encode
+from alignjax.lm import encoding
+from alignjax.lm.columns import COLUMN_OF as COLUMN_OF
+from alignjax.lm.columns import FEEDBACK_COLUMNS as FEEDBACK_COLUMNS
+from alignjax.lm.columns import Row, kind_of, preference_row, prompt_row, supervised_row
+from alignjax.lm.encoding import Counts, Encoded, Limits
+from alignjax.lm.rows import DataError as DataError
+from alignjax.lm.rows import Paths, as_paths, read_rows
+from alignjax.lm.tokenizer import ByteTokenizer, Tokenizer, begin
 
-FEEDBACK_COLUMNS = ("preference", "rewards", "behaviour_logps")
-COLUMN_OF = {
-    "preference": "preference",
-    "win_rate": "preference",
-    "reward": "rewards",
-    "behaviour_logp": "behaviour_logps",
-}
-"""Field of `Samples` -> the column it is made from."""
 LENGTH_MULTIPLE = 16
-
-
-class DataError(ValueError):
-    """A row that cannot be used; the message names the file and the line."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PreferenceData:
-    """N prompts with K responses each, padded on the right to one length T."""
+    """N prompts with K responses each, padded on the right to one length T. Supervised data have K = 1."""
 
     tokens: np.ndarray
-    """`[N, K, T]` int32: BOS, prompt, response, EOS, padding."""
+    """`[N, K, T]` int32: BOS, prompt, response, end of sequence, padding."""
     loss_mask: np.ndarray
-    """`[N, K, T]`: the tokens of the response, EOS included. The prompt is masked in every response."""
+    """`[N, K, T]`: the tokens trained on: of the response, its end of sequence included, and never of the prompt."""
     attention_mask: np.ndarray
     """`[N, K, T]`: all but padding."""
     feedback: Mapping[str, np.ndarray]
-    """Fields of `Samples`, of those the file has: `preference`, `win_rate`, `reward`, `behaviour_logp`."""
+    """Fields of `Samples`, of those the files have; what is per token (`ref_token_logp` `[N, K, T]`) may be added."""
+    prompt_texts: tuple[str, ...] = ()
+    """`[N]`: for judges."""
+    rows_read: int = 0
+    """How many rows the files have."""
     truncated: int = 0
-    """How many responses were cut at `max_length`: their end is lost, and with it EOS."""
+    """How many responses were cut at `max_length`: their end is lost, and with it the end of sequence."""
+    prompts_cut: int = 0
+    """How many prompts were cut at their beginning."""
+    dropped: int = 0
+    """How many rows were left out, being too long."""
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -61,221 +58,236 @@ class PreferenceData:
         """K."""
         return int(self.tokens.shape[1])
 
-    def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Some prompts, as the flat mapping a training step takes."""
-        masks = {name: getattr(self, name)[index] for name in ("tokens", "loss_mask", "attention_mask")}
-        return masks | {name: array[index] for name, array in self.feedback.items()}
+    @property
+    def length(self) -> int:
+        """T."""
+        return int(self.tokens.shape[-1])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """`[N]`: tokens of a prompt with its longest response."""
+        return self.attention_mask.sum(-1).max(-1)
+
+    @property
+    def num_tokens(self) -> np.ndarray:
+        """`[N]`: tokens of a prompt with each of its responses, all together."""
+        return self.attention_mask.sum((-1, -2))
+
+    def rows(self, index: np.ndarray, length: int | None = None) -> dict[str, np.ndarray]:
+        """Some prompts, as the flat mapping a training step takes, padded to `length` (by default T)."""
+        found = {name: getattr(self, name)[index, :, :length] for name in ("tokens", "loss_mask", "attention_mask")}
+        for name, array in self.feedback.items():
+            found[name] = array[index][..., :length] if name.endswith("token_logp") else array[index]
+        return found
 
     def batches(self, batch_size: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """Batches without end: each epoch a new order, which depends on the seed and the epoch alone.
+        """`lm.batches` in one length."""
+        from alignjax.lm.pipeline import batches
 
-        The prompts that do not fill a last batch are left out of that epoch.
-        """
-        checks.whole("batch_size", batch_size)
-        if batch_size > len(self):
-            raise ValueError(f"batch_size = {batch_size} is more than the {len(self)} prompts there are")
-        epoch = 0
-        while True:
-            order = np.random.default_rng([seed, epoch]).permutation(len(self))
-            for start in range(0, len(self) - batch_size + 1, batch_size):
-                yield self.rows(order[start : start + batch_size])
-            epoch += 1
+        return batches(self, batch_size, seed=seed, bucket=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """One line, checked and tokenised."""
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PromptData:
+    """N prompts, padded on the left to one length P, so that responses follow at one place."""
 
-    prompt: list[int]
-    responses: list[list[int]]
-    feedback: dict[str, np.ndarray]
-    truncated: int
+    prompts: np.ndarray
+    """`[N, P]` int32: padding, BOS, prompt."""
+    prompt_mask: np.ndarray
+    """`[N, P]`: all but padding."""
+    prompt_texts: tuple[str, ...]
+    """`[N]`: for judges."""
+    columns: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    """The other columns that every row has, `[N]` each: what a reward may compare with (an answer, say)."""
+    rows_read: int = 0
+    prompts_cut: int = 0
+    """How many prompts were cut at their beginning."""
+    dropped: int = 0
+    """How many rows were left out, being too long."""
+    num_responses: int = 1
+
+    def __len__(self) -> int:
+        return self.prompts.shape[0]
+
+    @property
+    def length(self) -> int:
+        """P."""
+        return int(self.prompts.shape[-1])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """`[N]`: tokens of a prompt."""
+        return self.prompt_mask.sum(-1)
+
+    @property
+    def num_tokens(self) -> np.ndarray:
+        """`[N]`: `lengths`."""
+        return self.lengths
+
+    def rows(self, index: np.ndarray, length: int | None = None) -> dict[str, np.ndarray]:
+        """Some prompts, padded to `length` (by default P)."""
+        start = 0 if length is None else self.length - length
+        return {"prompts": self.prompts[index, start:], "prompt_mask": self.prompt_mask[index, start:]}
 
 
-def read_preferences(path: str | Path, *, max_length: int) -> PreferenceData:
-    """The rows of a JSONL file.
+def data_kind(paths: Paths) -> str:
+    """The kind of the first row: "pairs", "responses", "unpaired", "completion", "messages" or "prompts".
 
-    A response that does not fit is cut at its end (its start is kept), counted in `truncated`, and one warning
-    tells how many were. A prompt that leaves no room for a response is an error.
-
-    Raises: DataError (a ValueError) naming the line of the first row that cannot be used; OSError.
+    Raises: DataError, OSError.
     """
-    checks.whole("max_length", max_length)
-    rows: list[_Row] = []
-    first: tuple[int, tuple[str, ...], int] | None = None
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                record = _parse(line)
-                row = _row(record, max_length)
-            except ValueError as error:
-                raise DataError(f"{where}: {error}") from None
-            shape = (tuple(c for c in FEEDBACK_COLUMNS if c in record), len(row.responses))
-            if first is None:
-                first = (number, *shape)
-            elif shape != first[1:]:
-                here, there = _described(*shape), _described(*first[1:])
-                raise DataError(f"{where}: it has {here}, but line {first[0]} has {there}")
-            rows.append(row)
-    if not rows:
-        raise DataError(f"{path} holds no rows")
-    return _stacked(rows, max_length)
+    for where, record in read_rows(paths):
+        try:
+            return kind_of(record)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
+    raise _no_rows(paths)
 
 
-def _described(columns: Sequence[str], k: int) -> str:
-    return f"{k} responses and {' and '.join(columns) or 'no feedback columns'}"
+def read_preferences(
+    paths: Paths,
+    *,
+    max_length: int,
+    tokenizer: Tokenizer | None = None,
+    max_prompt_length: int | None = None,
+    too_long: str = "drop",
+) -> PreferenceData:
+    """Pairs, K responses with feedback, or single responses with a label, of one file or several.
+
+    `tokenizer`: by default bytes. `too_long`: what is done with a prompt of more than `max_prompt_length` tokens (by
+    default one that leaves no room for a response): "drop", "error" or "truncate_left" (`encoding.Limits`). A
+    response that does not fit is cut at its end. One warning each tells how many were dropped and cut.
+
+    Raises: DataError (a ValueError) naming the place of the first row that cannot be used; OSError.
+    """
+    return _read(paths, preference_row, _limits(max_length, max_prompt_length, too_long), tokenizer)
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        text = line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text ({error.reason} at byte {error.start + 1})") from None
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise ValueError("not usable JSON (nested too deeply)") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"a row must be an object with columns, got {_kind(record)}")
-    return record
+def read_supervised(
+    paths: Paths,
+    *,
+    max_length: int,
+    tokenizer: Tokenizer | None = None,
+    max_prompt_length: int | None = None,
+    too_long: str = "drop",
+) -> PreferenceData:
+    """Messages, of which the assistant's are trained on, or prompts with their completions; K = 1, no feedback.
+
+    Arguments and errors are those of `read_preferences`. What comes before the first trained token is the prompt.
+    """
+    return _read(paths, supervised_row, _limits(max_length, max_prompt_length, too_long), tokenizer)
 
 
-def _row(record: Mapping[str, Any], max_length: int) -> _Row:
-    paired = "chosen" in record or "rejected" in record
-    listed = [name for name in ("responses", "completions") if name in record]
-    if paired + len(listed) > 1:
-        names = [*(name for name in ("chosen", "rejected") if name in record), *listed]
-        raise ValueError(f"the columns {', '.join(map(repr, names))} exclude each other")
-    if not paired and not listed:
-        raise ValueError(_missing("'chosen' and 'rejected' (or 'responses')", ("chosen", "responses"), record))
-    prompt = _text("prompt", _column(record, "prompt"))
-    if paired:
-        named = {name: _text(name, _column(record, name)) for name in ("chosen", "rejected")}
-    else:
-        texts = record[listed[0]]
-        if not isinstance(texts, list):
-            raise ValueError(f"{listed[0]!r} must be a list of texts, got {_kind(texts)}")
-        if not texts:
-            raise ValueError(f"{listed[0]!r} is empty")
-        named = {f"{listed[0]}[{i}]": _text(f"{listed[0]}[{i}]", text) for i, text in enumerate(texts)}
-    if paired and named["chosen"] == named["rejected"]:
-        raise ValueError("'chosen' and 'rejected' are identical")
-    start = [BOS, *prompt]
-    room = max_length - len(start)
-    if room < 1:
-        raise ValueError(
-            f"'prompt' has {len(start)} tokens with BOS; no room is left for a response in max_length = {max_length}"
-        )
-    whole = [[*text, EOS] for text in named.values()]
-    responses = [tokens[:room] for tokens in whole]
-    if paired and responses[0] == responses[1]:
-        raise ValueError(f"'chosen' and 'rejected' are identical once cut at max_length = {max_length}")
-    cut = sum(len(tokens) > room for tokens in whole)
-    return _Row(start, responses, _feedback(record, len(responses)), cut)
+def read_prompts(
+    paths: Paths, *, max_prompt_length: int, tokenizer: Tokenizer | None = None, too_long: str = "drop"
+) -> PromptData:
+    """The prompts of rows of any kind. Arguments and errors are those of `read_preferences`."""
+    checks.whole("max_prompt_length", max_prompt_length)
+    tokenizer = tokenizer or ByteTokenizer()
+    limits = _limits(max_prompt_length + 1, max_prompt_length, too_long)
 
+    def encode(row: Row) -> Encoded:
+        return Encoded(begin(tokenizer, encoding.encode_prompt(tokenizer, row.prompt)[1]), [], [])
 
-def _column(record: Mapping[str, Any], name: str) -> Any:
-    if name not in record:
-        raise ValueError(_missing(repr(name), (name,), record))
-    return record[name]
-
-
-def _missing(what: str, names: Sequence[str], record: Mapping[str, Any]) -> str:
-    near = next((found for name in names if (found := checks.nearest(name, record))), None)
-    hint = f" (is {near!r} meant?)" if near else ""
-    return f"missing {what}{hint}; the row has {', '.join(map(repr, record)) or 'no columns'}"
-
-
-def _text(name: str, value: Any) -> list[int]:
-    if not isinstance(value, str):
-        raise ValueError(f"{name!r} must be a text, got {_kind(value)}")
-    if not value:
-        raise ValueError(f"{name!r} is empty")
-    try:
-        return encode(value)
-    except UnicodeEncodeError:
-        raise ValueError(f"{name!r} holds half a surrogate pair, which is no text") from None
-
-
-def _feedback(record: Mapping[str, Any], k: int) -> dict[str, np.ndarray]:
-    """Fields of `Samples` for one prompt."""
-    found: dict[str, np.ndarray] = {}
-    if "preference" in record:
-        found["preference"] = _preference(record["preference"], k)
-        if k > 1:
-            others = found["preference"].sum(-1) - np.diagonal(found["preference"])
-            found["win_rate"] = others / (k - 1)
-    for column, field in (("rewards", "reward"), ("behaviour_logps", "behaviour_logp")):
-        if column in record:
-            found[field] = _numbers(column, record[column], k)
-    if "behaviour_logp" in found and (found["behaviour_logp"] > 0).any():
-        raise ValueError(f"'behaviour_logps' must be log-probabilities, <= 0, got {found['behaviour_logp'].max():g}")
-    return found
-
-
-def _preference(value: Any, k: int) -> np.ndarray:
-    if isinstance(value, list):
-        if len(value) != k:
-            raise ValueError(f"'preference' must be {k} rows of {k} numbers, got {len(value)} rows")
-        matrix = np.stack([_numbers(f"preference[{i}]", row, k) for i, row in enumerate(value)])
-    else:
-        p = _number("preference", value)
-        if k != 2:
-            raise ValueError(f"'preference' as one number compares 2 responses; {k} responses need a {k} x {k} matrix")
-        matrix = np.array([[0.5, p], [1 - p, 0.5]])
-    checks.preference_matrix("'preference'", matrix)
-    return matrix
-
-
-def _numbers(name: str, value: Any, k: int) -> np.ndarray:
-    if not isinstance(value, list) or len(value) != k:
-        got = f"{len(value)} of them" if isinstance(value, list) else _kind(value)
-        raise ValueError(f"{name!r} must be a list of {k} numbers, one per response, got {got}")
-    return np.array([_number(f"{name}[{i}]", one) for i, one in enumerate(value)])
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name!r} must be a number, got {_kind(value)}")
-    number = float(value) if abs(value) < 1e300 else float("inf")
-    if not np.isfinite(number):
-        raise ValueError(f"{name!r} must be a finite number, got {value}")
-    return number
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        return "a list of messages (conversations are not read yet)"
-    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _stacked(rows: Sequence[_Row], max_length: int) -> PreferenceData:
-    longest = max(len(row.prompt) + len(tokens) for row in rows for tokens in row.responses)
-    length = min(max_length, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
-    shape = (len(rows), len(rows[0].responses), length)
-    tokens = np.full(shape, PAD, np.int32)
-    loss_mask, attention_mask = np.zeros(shape, bool), np.zeros(shape, bool)
-    for n, row in enumerate(rows):
-        for k, response in enumerate(row.responses):
-            start, end = len(row.prompt), len(row.prompt) + len(response)
-            tokens[n, k, :end] = row.prompt + response
-            loss_mask[n, k, start:end] = True
-            attention_mask[n, k, :end] = True
-    truncated = sum(row.truncated for row in rows)
-    if truncated:
-        total = shape[0] * shape[1]
-        warnings.warn(
-            f"{truncated} of {total} responses were cut at max_length = {max_length} (their start is kept, their "
-            "end of sequence is lost)",
-            stacklevel=3,
-        )
-    feedback = {name: np.stack([row.feedback[name] for row in rows]).astype(np.float32) for name in rows[0].feedback}
-    return PreferenceData(
-        tokens=tokens, loss_mask=loss_mask, attention_mask=attention_mask, feedback=feedback, truncated=truncated
+    kept, counts = _kept(paths, prompt_row, encode, limits, tokenizer)
+    _warn(counts, limits, 0)
+    length = _padded(max(len(encoded.prompt) for _, encoded in kept), max_prompt_length)
+    prompts = np.full((len(kept), length), tokenizer.pad, np.int32)
+    mask = np.zeros((len(kept), length), bool)
+    for n, (_, encoded) in enumerate(kept):
+        prompts[n, length - len(encoded.prompt) :] = encoded.prompt
+        mask[n, length - len(encoded.prompt) :] = True
+    names = [name for name in kept[0][0].others if all(name in row.others for row, _ in kept)]
+    return PromptData(
+        prompts=prompts,
+        prompt_mask=mask,
+        prompt_texts=tuple(encoding.as_text(row.prompt) for row, _ in kept),
+        columns={name: tuple(row.others[name] for row, _ in kept) for name in names},
+        rows_read=counts.rows,
+        prompts_cut=counts.prompts_cut,
+        dropped=counts.dropped,
     )
+
+
+def _limits(max_length: int, max_prompt_length: int | None, too_long: str) -> Limits:
+    return Limits(max_length=max_length, max_prompt_length=max_prompt_length, too_long=too_long)
+
+
+def _read(
+    paths: Paths, parse: Callable[[Mapping[str, Any]], Row], limits: Limits, tokenizer: Tokenizer | None
+) -> PreferenceData:
+    tokenizer = tokenizer or ByteTokenizer()
+    kept, counts = _kept(paths, parse, lambda row: encoding.encode_row(tokenizer, row), limits, tokenizer)
+    _warn(counts, limits, len(kept) * len(kept[0][1].responses))
+    longest = max(len(one.prompt) + len(tokens) for _, one in kept for tokens in one.responses)
+    shape = (len(kept), len(kept[0][1].responses), _padded(longest, limits.max_length))
+    tokens = np.full(shape, tokenizer.pad, np.int32)
+    loss_mask, attention_mask = np.zeros(shape, bool), np.zeros(shape, bool)
+    for n, (_, one) in enumerate(kept):
+        for k, (response, trained) in enumerate(zip(one.responses, one.trained, strict=True)):
+            start, stop = len(one.prompt), len(one.prompt) + len(response)
+            tokens[n, k, :stop] = one.prompt + response
+            loss_mask[n, k, start:stop] = trained
+            attention_mask[n, k, :stop] = True
+    fields = kept[0][0].feedback
+    return PreferenceData(
+        tokens=tokens,
+        loss_mask=loss_mask,
+        attention_mask=attention_mask,
+        feedback={name: np.stack([row.feedback[name] for row, _ in kept]).astype(np.float32) for name in fields},
+        prompt_texts=tuple(encoding.as_text(row.prompt) for row, _ in kept),
+        rows_read=counts.rows,
+        truncated=counts.truncated,
+        prompts_cut=counts.prompts_cut,
+        dropped=counts.dropped,
+    )
+
+
+def _kept(
+    paths: Paths,
+    parse: Callable[[Mapping[str, Any]], Row],
+    encode: Callable[[Row], Encoded],
+    limits: Limits,
+    tokenizer: Tokenizer,
+) -> tuple[list[tuple[Row, Encoded]], Counts]:
+    """The rows that are used, all alike."""
+    kept: list[tuple[Row, Encoded]] = []
+    counts = Counts()
+    first: tuple[str, str] | None = None
+    for where, record in read_rows(paths):
+        counts.rows += 1
+        try:
+            row = parse(record)
+            described = row.described()
+            if first is None:
+                first = (where, described)
+            elif described != first[1]:
+                there = first[0] if len(as_paths(paths)) > 1 else first[0].rpartition(", ")[2]
+                raise ValueError(f"it has {described}, but {there} has {first[1]}")
+            within = encoding.fit(encode(row), limits, counts, bos=tokenizer.bos is not None, paired=row.paired)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
+        if within is not None:
+            kept.append((row, within))
+    if not counts.rows:
+        raise _no_rows(paths)
+    if not kept:
+        raise DataError(f"{_listed(paths)}: no row is left. {' '.join(encoding.report(counts, limits, 0))}")
+    return kept, counts
+
+
+def _warn(counts: Counts, limits: Limits, responses: int) -> None:
+    for sentence in encoding.report(counts, limits, responses):
+        warnings.warn(sentence, stacklevel=4)
+
+
+def _padded(longest: int, most: int) -> int:
+    return min(most, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
+
+
+def _listed(paths: Paths) -> str:
+    return ", ".join(map(str, as_paths(paths)))
+
+
+def _no_rows(paths: Paths) -> DataError:
+    names: Sequence[str] = [str(path) for path in as_paths(paths)]
+    return DataError(f"{', '.join(names)} hold{'s' if len(names) == 1 else ''} no rows")

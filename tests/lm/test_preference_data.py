@@ -83,7 +83,7 @@ def test_batches_shuffle_by_seed_and_cover_an_epoch(tmp_path: Path) -> None:
         (b'{"prompt": ', r"not JSON \(Expecting value at column"),
         (b'{"prompt": "\xff"}', "not UTF-8 text"),
         ([1], "a row must be an object with columns, got a list"),
-        ({"chosen": "a", "rejected": "b"}, "missing 'prompt'; the row has 'chosen', 'rejected'"),
+        ({"chosen": "a", "rejected": "b"}, "missing 'prompt', and 'chosen' and 'rejected' do not begin alike"),
         (
             {"prompt": "a", "choosen": "b"},
             r"missing 'chosen' and 'rejected' \(or 'responses'\) \(is 'choosen' meant\?\)",
@@ -92,7 +92,7 @@ def test_batches_shuffle_by_seed_and_cover_an_epoch(tmp_path: Path) -> None:
         ({**PAIR, "prompt": ""}, "'prompt' is empty"),
         ({**PAIR, "rejected": ""}, "'rejected' is empty"),
         ({**PAIR, "chosen": 3}, "'chosen' must be a text, got a number"),
-        ({**PAIR, "prompt": [{"role": "user"}]}, "'prompt' must be a text, got a list of messages"),
+        ({**PAIR, "prompt": [{"role": "user"}]}, r"missing 'content' in prompt\[0\]"),
         ({**PAIR, "chosen": "What"}, "'chosen' and 'rejected' are identical"),
         ({**PAIR, "chosen": "x" * 40, "rejected": "x" * 41}, "identical once cut at max_length = 32"),
         ({**PAIR, "prompt": "x" * 31}, "'prompt' has 32 tokens with BOS; no room is left"),
@@ -116,7 +116,7 @@ def test_batches_shuffle_by_seed_and_cover_an_epoch(tmp_path: Path) -> None:
 )
 def test_a_bad_row_is_named_by_its_line(tmp_path: Path, row: Any, message: str) -> None:
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 3: .*" + message):
-        lm.read_preferences(write(tmp_path / "rows.jsonl", PAIR, b"", row), max_length=32)
+        lm.read_preferences(write(tmp_path / "rows.jsonl", PAIR, b"", row), max_length=32, too_long="error")
 
 
 def test_rows_of_a_file_are_alike_and_there_are_some(tmp_path: Path) -> None:
