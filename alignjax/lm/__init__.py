@@ -13,6 +13,8 @@ from alignjax.lm.decoder import logical_axes as logical_axes
 from alignjax.lm.generation import Generated as Generated
 from alignjax.lm.generation import best_of_n as best_of_n
 from alignjax.lm.generation import generate as generate
+from alignjax.lm.huggingface import load as load
+from alignjax.lm.huggingface import save as save
 from alignjax.lm.pipeline import Batches as Batches
 from alignjax.lm.pipeline import batches as batches
 from alignjax.lm.preference_data import DataError as DataError
@@ -37,6 +39,6 @@ from alignjax.lm.tokenizer_folder import load_tokenizer as load_tokenizer
 __all__ = [
     "PRESETS", "Batches", "ByteTokenizer", "DataError", "DecoderConfig", "Generated", "PreferenceData", "PromptData",
     "TokenStatistics", "Tokenizer", "batches", "best_of_n", "check_fits", "data_kind", "decode", "encode", "generate",
-    "init", "load_tokenizer", "logical_axes", "logits", "preset", "read_preferences", "read_prompts",
-    "read_supervised", "token_logps", "token_logps_each", "token_statistics",
+    "init", "load", "load_tokenizer", "logical_axes", "logits", "preset", "read_preferences", "read_prompts",
+    "read_supervised", "save", "token_logps", "token_logps_each", "token_statistics",
 ]  # fmt: skip

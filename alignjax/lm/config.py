@@ -15,7 +15,10 @@ from alignjax.lm.rope import Rope
 from alignjax.lm.text import VOCAB_SIZE
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+ACTIVATIONS = (
+    "silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "relu6", "leaky_relu", "mish", "tanh", "sigmoid",
+    "hard_silu", "linear",
+)  # fmt: skip
 REMAT = ("none", "full", "dots")
 
 
@@ -44,7 +47,7 @@ class DecoderConfig:
     """Tokens of prompt and response together."""
     tied: bool = True
     """The unembedding is the embedding, transposed."""
-    rope: Rope = Rope()
+    rope: Rope = dataclasses.field(default_factory=Rope)
     local_rope: Rope | None = None
     """Of the local layers; None: `rope`."""
     window: int | None = None

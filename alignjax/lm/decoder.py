@@ -1,4 +1,4 @@
-"""The decoder: tokens to hidden states. Axes: B sequences, T positions, D model, N heads, K key heads, H head, V vocabulary.
+"""The decoder: tokens to hidden states. Axes: B sequences, T positions, D model, N heads, H head, V words.
 
 One flax module, scanned over its layers, whose parameters are stacked. Every parameter and the main activations name
 their logical axes; who shards maps them to a mesh. Log-probabilities are made in `scoring`.
@@ -33,7 +33,16 @@ ACTIVATION: Mapping[str, Callable[[Array], Array]] = {
     "silu": nn.silu,
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "relu": nn.relu,
+    "relu2": lambda x: jnp.square(nn.relu(x)),
+    "relu6": nn.relu6,
+    "leaky_relu": nn.leaky_relu,
+    "mish": jax.nn.mish,
+    "tanh": jnp.tanh,
+    "sigmoid": nn.sigmoid,
+    "hard_silu": nn.hard_silu,
+    "linear": lambda x: x,
 }
 
 
@@ -69,9 +78,10 @@ class Place(NamedTuple):
     cos: Float[Array, "kinds B T half"]
     """`kinds`: plain layers, local ones."""
     sin: Float[Array, "kinds B T half"]
-    start: Int[Array, ""] | None = None
-    """Where in the cache the new tokens go."""
-    seen: Bool[Array, "kinds B S T"] | None = None
+    start: Any = None
+    """`[]`: where in the cache the new tokens go."""
+    seen: Any = None
+    """`[kinds, B, S, T]`: what they see of it."""
 
 
 class RMSNorm(nn.Module):
@@ -283,6 +293,7 @@ def extend(
         sights = [seen & (past < config.window)]
     cos, sin = _angles(config, own, before[:, 0] + keep.sum(-1))
     place = Place(cos, sin, start, jnp.stack(sights))
+    states: Any
     states, (keys, values) = Decoder(config).apply(_variables(params, lora), tokens, place, (cache.keys, cache.values))
     return states, Cache(keys, values, kept, start + new)
 

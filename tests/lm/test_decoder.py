@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from alignjax import lm
-from alignjax.lm import attention, decoder
+from alignjax.lm import decoder
 from alignjax.lm.rope import Rope
 
 T, V = 11, 13
