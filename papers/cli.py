@@ -5,6 +5,7 @@ Imports little before it must: `--help` does not wait for JAX.
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from papers.record import Paper
 
 ROOT = Path(__file__).resolve().parent.parent
+SCALES = ("exact", "lm")
 WIDTH = 100
 COLOURS = {"reproduced": "32", "contradicted": "33", "not testable here": "36", "failed": "31", "differs": "31;1"}
 
@@ -29,6 +31,7 @@ Papers as runs: each claim of a paper with the verdict that a run computes, and 
   python -m papers              lists the papers
   python -m papers NAME...      runs some of them
   python -m papers all          runs all of them
+  python -m papers all --scale lm   on a small language model trained from scratch: minutes with --quick, hours without
   python -m papers docs         writes docs/ from the records (see: python -m papers docs --help)
 """
 EPILOG = """\
@@ -60,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help="papers to run, or all; nash-md and nash_md are the same"
     )
     parser.add_argument("--quick", action="store_true", help="smaller runs: fewer instances, steps and seeds")
+    parser.add_argument(
+        "--scale", choices=SCALES, default="exact",
+        help="exact: tables (the default); lm: runs on a small language model, kept in DIR/lm and resumed",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where results go (default: out)")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed of the runs (default: 0)")
@@ -99,15 +106,15 @@ def main(argv: Sequence[str] | None = None, papers: "Mapping[str, Paper] | None"
         return 141
 
 
-def _known(papers: "Mapping[str, Paper] | None") -> "Mapping[str, Paper]":
-    """The papers of the folder. Imports JAX, with the compilation cache of the checkout."""
+def _known(papers: "Mapping[str, Paper] | None", scale: str = "exact") -> "Mapping[str, Paper]":
+    """The papers of the folder at that scale. Imports JAX, with the compilation cache of the checkout."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     from papers import collect
 
     try:
         if papers is None:
-            return collect.scan()
+            return collect.scan(scale)
         for paper in papers.values():
             collect.check(paper)
         return papers
@@ -138,7 +145,7 @@ def _chosen(names: Sequence[str], papers: "Mapping[str, Paper]") -> "list[Paper]
 
 
 def _list(options: argparse.Namespace, papers: "Mapping[str, Paper] | None") -> int:
-    known = _known(papers)
+    known = _known(papers, options.scale)
     if options.json:
         rows = [
             {
@@ -195,19 +202,21 @@ def _progress(total: int, stream: TextIO) -> Iterator[Any]:
 
 
 def _run(options: argparse.Namespace, papers: "Mapping[str, Paper] | None") -> int:
-    chosen = _chosen(options.names, _known(papers))
+    chosen = _chosen(options.names, _known(papers, options.scale))
     from papers import run
     from papers.record import Settings
 
     try:
-        run.prepare(options.out, [paper.name for paper in chosen])
+        run.prepare(options.out, [paper.name for paper in chosen], options.scale)
     except run.OutError as error:
         raise UsageError(str(error)) from None
     settings = Settings(quick=options.quick, seed=options.seed)
+    if options.scale != "exact":
+        settings = dataclasses.replace(settings, out=str(options.out))
     records, unwritten = [], ""
     with _progress(sum(len(paper.claims) + len(paper.figures) for paper in chosen), sys.stderr) as step:
         for paper in chosen:
-            record, files = run.run_paper(paper, settings, step)
+            record, files = run.run_paper(paper, settings, step, options.scale)
             records.append(record)
             try:
                 run.save(options.out, record, files)

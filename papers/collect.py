@@ -92,7 +92,8 @@ def collect(modules: Mapping[str, object]) -> dict[str, Paper]:
     return dict(sorted(found.items()))
 
 
-def scan() -> dict[str, Paper]:
-    """Every paper of this folder."""
-    names = [info.name for info in pkgutil.iter_modules(papers.__path__) if info.name != "__main__"]
-    return collect({name: importlib.import_module(f"papers.{name}") for name in names})
+def scan(scale: str = "exact") -> dict[str, Paper]:
+    """Every paper of this folder, or of that with the runs on language models."""
+    package = papers if scale == "exact" else importlib.import_module(f"papers.{scale}")
+    names = [info.name for info in pkgutil.iter_modules(package.__path__) if info.name != "__main__"]
+    return collect({name: importlib.import_module(f"{package.__name__}.{name}") for name in names})

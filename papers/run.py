@@ -1,7 +1,6 @@
 """Runs a paper: claims to verdicts, figures to files. Whatever raises is recorded, and the rest still runs."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -19,6 +18,8 @@ from papers.record import Claim, Figure, NotTestable, Outcome, Paper, Settings
 
 FORMAT = "alignjax papers 1"
 """Marks the files of ours: another file of the same name is never overwritten."""
+FILES = {"exact": "claims.json", "lm": "lm.json"}
+"""scale -> where a paper's results at that scale lie, in its folder."""
 LONGEST = 20
 """An array of more numbers is summarised."""
 
@@ -129,6 +130,7 @@ def run_figure(paper: str, figure: Figure, settings: Settings) -> tuple[Json, di
         "caption": figure.caption,
         "png": f"{paper}/{figure.id}.png",
         "svg": f"{paper}/{figure.id}.svg",
+        "runs": "" if figure.runs is None else figure.runs(settings),
         "seconds": 0.0,
         "error": "",
     }
@@ -146,7 +148,9 @@ def run_figure(paper: str, figure: Figure, settings: Settings) -> tuple[Json, di
 # --- one paper --------------------------------------------------------------------------------------------------------
 
 
-def run_paper(paper: Paper, settings: Settings, step: Callable[[str], None] = lambda _: None) -> tuple[Json, dict]:
+def run_paper(
+    paper: Paper, settings: Settings, step: Callable[[str], None] = lambda _: None, scale: str = "exact"
+) -> tuple[Json, dict]:
     """The paper's record (JSON) and its figure files by path; `step(name)` is called before each claim and figure."""
     start = time.perf_counter()
     claims, drawings = [], []
@@ -165,7 +169,8 @@ def run_paper(paper: Paper, settings: Settings, step: Callable[[str], None] = la
         "title": paper.title,
         "source": str(paper.source),
         "summary": paper.summary,
-        "settings": dataclasses.asdict(settings),
+        "scale": scale,
+        "settings": {"quick": settings.quick, "seed": settings.seed},
         "claims": claims,
         "figures": list(files),
         "drawings": drawings,
@@ -202,7 +207,7 @@ def read(path: Path) -> Json | None:
     return record if isinstance(record, dict) and record.get("format") == FORMAT else None
 
 
-def prepare(out: Path, names: Iterable[str]) -> None:
+def prepare(out: Path, names: Iterable[str], scale: str = "exact") -> None:
     """Makes the folders and tries to write there, before any long work.
 
     Raises: OutError, naming --out, also where a file that this command did not write would be overwritten.
@@ -215,7 +220,7 @@ def prepare(out: Path, names: Iterable[str]) -> None:
             probe.unlink()
         except OSError as error:
             raise OutError(f"--out {out}: cannot write to {folder}: {error.strerror or error}") from None
-        claims = folder / "claims.json"
+        claims = folder / FILES[scale]
         if folder != out and claims.exists() and read(claims) is None:
             raise OutError(f"--out {out}: {claims} was not written by this command, and would be lost")
     index = out / "index.html"
@@ -228,15 +233,20 @@ def prepare(out: Path, names: Iterable[str]) -> None:
 
 
 def save(out: Path, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """The figures, then claims.json, which lists them."""
+    """The figures, then claims.json (lm.json), which lists them."""
     for path, data in files.items():
         write(out / path, data)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-    write(out / record["name"] / "claims.json", text + "\n")
+    write(out / record["name"] / FILES[record["scale"]], text + "\n")
 
 
 def write_index(out: Path) -> Path:
-    """The page of every paper whose results lie in `out`, those of earlier runs included."""
-    records = [record for path in sorted(out.glob("*/claims.json")) if (record := read(path)) is not None]
+    """The page of every paper whose results lie in `out`, those of earlier runs and of both scales included."""
+    records = [
+        record
+        for folder in sorted(path for path in out.iterdir() if path.is_dir())
+        for name in FILES.values()
+        if (record := read(folder / name)) is not None
+    ]
     write(out / "index.html", page.render(records, lambda path: (out / path).read_bytes()))
     return out / "index.html"
