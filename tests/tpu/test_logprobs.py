@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
             attach(data, bad)
     with pytest.raises(OSError, match=r"absent\.safetensors"):
         attach(data, tmp_path / "absent.safetensors")
-    odd = lambda batch: np.where(batch["tokens"] == ord("m"), np.nan, score(batch))
+    odd = lambda batch: np.where(batch["tokens"] == ord("d"), np.nan, score(batch))
     with pytest.raises(ValueError, match="gives row 3, response 1 a log-prob that is not finite"):
         make(tmp_path / "y", data, odd, ABOUT, batch_size=4)
 

@@ -11,8 +11,8 @@ from alignjax import checks
 from tpu.arguments import OK, Failed, UsageError, whole
 
 SAYS = "write the log-probs of a reference or past policy next to the data, once"
-EPILOG = """Exit status: 0 done, 1 it failed on the way, 2 it could not start. After a cut it goes on from where it was, and
-with more data it scores what is new. Then: python -m tpu train ... --ref-logps FILE"""
+EPILOG = """Exit status: 0 done, 1 it failed on the way, 2 it could not start. After a cut it goes on from where it
+was, and with more data it scores what is new. Then: python -m tpu train ... --ref-logps FILE"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
