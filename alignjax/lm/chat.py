@@ -76,7 +76,8 @@ class ChatTemplate:
             raise TemplateError("a conversation must have at least one message")
         plain = [{name: value for name, value in message.items() if value is not None} for message in messages]
         for i, message in enumerate(plain):
-            if _OPEN in str(message) or _CLOSE in str(message):
+            written = json.dumps(message, ensure_ascii=False, default=str)
+            if _OPEN in written or _CLOSE in written:
                 raise TemplateError(f"message {i} holds U+FDD0 or U+FDD1, which are no characters")
         variables = {"tools": None, "documents": None, **self.specials, **names}
         try:
