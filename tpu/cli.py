@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given and not given[0].startswith("-"):
             given[0] = checks.member("command", given[0], commands())
             name += f" {given[0]}"
+            expand = getattr(commands()[given[0]], "expand", None)
+            given[1:] = given[1:] if expand is None else expand(given[1:])
         options = parser().parse_args(given)
         if options.command is not None:
             status: int = commands()[options.command].run(options)

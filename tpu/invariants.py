@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from tpu.arguments import UsageError
@@ -110,24 +109,30 @@ def one_bos(batch: Batch, bos: int | None) -> Check:
     )
 
 
-def eos_is_trained(batch: Batch, eos: int, pad: int, max_length: int) -> Check:
-    """The end of sequence of each response counts in the loss, also where padding is the same token; a response that was
-    cut at `max_length` has lost it.
+def eos_is_trained(batch: Batch, stops: Sequence[int], pad: int, max_length: int) -> Check:
+    """The end of each response, one of `stops`, counts in the loss, also where padding is the same token; a response
+    that was cut at `max_length` has lost it.
     """
     tokens, trained = _rows(batch, "tokens"), _rows(batch, "loss_mask") != 0
     seen = _rows(batch, "attention_mask") != 0
-    ended, whole = ((tokens == eos) & trained).any(-1), trained.any(-1) & (seen.sum(-1) < max_length)
+    ended, whole = (np.isin(tokens, stops) & trained).any(-1), trained.any(-1) & (seen.sum(-1) < max_length)
     bad = whole & ~ended
     if not bad.any():
-        also = ", which pads as well," if eos == pad else ""
-        return Check("eos", True, f"the end of sequence ({eos}){also} is trained in {int(ended.sum())} responses")
+        also = ", which pads as well," if pad in stops else ""
+        return Check(
+            "eos", True, f"the end of sequence ({_listed(stops)}){also} is trained in {int(ended.sum())} responses"
+        )
     row = int(np.argmax(bad))
-    why = "it is masked because it is the pad token too" if eos == pad else "it is missing or masked"
+    why = "it is masked because it is the pad token too" if pad in stops else "it is missing or masked"
     return Check(
         "eos",
         False,
-        f"the end of sequence ({eos}) is not trained in {int(bad.sum())} responses (the first: {row}); {why}",
+        f"the end of sequence ({_listed(stops)}) is not trained in {int(bad.sum())} responses (the first: {row}); {why}",
     )
+
+
+def _listed(tokens: Sequence[int]) -> str:
+    return " or ".join(map(str, tokens))
 
 
 def tokenizer_fits(batch: Batch, specials: Mapping[str, int | None], size: int, vocab_size: int) -> Check:
@@ -149,10 +154,3 @@ def require(checks: Sequence[Check]) -> None:
     failed = [check for check in checks if check.holds is False]
     if failed:
         raise UsageError("; ".join(f"check {c.name} failed: {c.says}" for c in failed) + " (--no-checks skips this)")
-
-
-def dtype_of(tree: Any) -> str:
-    """The narrowest floating dtype of the leaves: what comparisons have to allow for."""
-    names = {str(leaf.dtype) for leaf in jax.tree.leaves(tree) if np.issubdtype(np.dtype(leaf.dtype).type, np.floating)
-             or str(leaf.dtype) == "bfloat16"}  # fmt: skip
-    return next((name for name in ("bfloat16", "float32", "float64") if name in names), "float32")

@@ -1,173 +1,391 @@
-"""A training run: what it is (`Run`), and the loop that does it and writes it down."""
+"""The loop of a training run: steps, evaluations, checkpoints, and going on exactly where it was cut off.
+
+At the boundary t, after t updates: evaluate if that is due, save if that is due, and then make update t. A checkpoint
+of the boundary t holds everything that the rest of the run depends on, so that a run which is killed at any moment and
+resumed writes the same bytes into metrics.jsonl and ends at the same weights.
+"""
 
 import dataclasses
-import functools
 import json
 import math
-import platform
+import os
+import shutil
+import signal
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Protocol
 
-import flax
 import jax
-import optax
-from jax.sharding import Mesh
+import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
-import alignjax
-from alignjax import lm
-from alignjax.lm.preference_data import PreferenceData
-from alignjax.record import Method
-from tpu.partition import batch_shardings
-from tpu.train_step import (
-    TrainState,
-    as_read,
-    check_method,
-    init_state,
-    make_train_step,
-    mean_loss,
-    state_shardings,
-)
+from tpu.arguments import Failed, UsageError
+from tpu.checkpoints import Checkpoints
+from tpu.metrics import RunLog, read_rows
+from tpu.run_config import differences
+
+Batch = Mapping[str, Any]
+FILES = ("config.json", "config.yaml", "metrics.jsonl", "eval.jsonl", "samples.jsonl", "timing.jsonl")
+FOLDERS = ("checkpoints", "model", "tensorboard")
+"""What a run writes into its folder; with `nan-*` where its loss was not finite."""
+EXPORTED = "trained.json"
+"""In the folder of the model: after how many updates it was written."""
 
 
-class FailedRun(RuntimeError):
-    """The run began and could not be finished."""
+class Preempted(RuntimeError):
+    """SIGTERM: the run saved itself and can be resumed."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batches(Protocol):
+    """An endless iterator whose position is plain data; the same seed gives the same batches on any machine."""
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any) -> None: ...
+
+
+@dataclasses.dataclass(kw_only=True)
 class Run:
-    """Everything that determines a run. Raises: ValueError or TypeError if its parts do not fit together."""
+    """A run that is put together and checked: everything the loop calls."""
 
-    method: Method
-    hyper: Mapping[str, Any]
-    """Those of the loss, resolved."""
-    model_name: str
-    model: lm.DecoderConfig
-    data_path: str
-    data: PreferenceData
-    batch_size: int
-    steps: int
-    learning_rate: float
-    seed: int
-    mesh: Mesh
+    name: str
     out: Path
+    steps: int
+    state: Any
+    """At step 0, in place on the mesh. A pytree; `step` donates it."""
+    reference: Any
+    step: Callable[[Any, Any, Batch], tuple[Any, dict[str, Any]]]
+    """(state, reference, batch) -> (state, metrics). With a loss or gradient that is not finite it returns the state it
+    was given (see `keep_if_not_finite`).
+    """
+    batches: Batches
+    learning_rate: Callable[[int], Any]
+    identity: Mapping[str, Any]
+    """What a resumed run must agree on."""
+    described: Mapping[str, Any]
+    """config.json, but for the identity."""
+    yaml: str = ""
+    """config.yaml."""
+    prepare: Callable[[Any, Any, Batch, int], tuple[Batch, Mapping[str, Any]]] | None = None
+    """(state, reference, batch of the data, t) -> (batch of the step, metrics): online methods draw their responses
+    here. Its randomness is a function of the seed and of t.
+    """
+    evaluate: Callable[[Any, Any], Mapping[str, float]] | None = None
+    generate: Callable[[Any, int], list[Mapping[str, Any]]] | None = None
+    """(state, step) -> rows of samples.jsonl: "text" and what else there is to say."""
+    export: Callable[[Path, Any], None] | None = None
+    """Writes the trained model into a folder."""
+    check: Callable[[int], list[str]] | None = None
+    """The checks at the start, with the number of updates made before: a line each. Raises: UsageError."""
+    say: Callable[[str], None] = lambda line: None
+    """Tells the user a line."""
+    save_every: int = 100
+    keep: int = 2
+    keep_best: str | None = None
+    eval_every: int = 0
+    flops_per_token: float | None = None
+    peak_flops: float | None = None
+    """Of the devices together, a second."""
+    parts: Any = None
+    """What it was put together from, for who looks closer."""
+    summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the summary at the end says besides."""
 
-    def __post_init__(self) -> None:
-        check_method(self.method, self.data.feedback, self.data.num_responses)
-        if self.batch_size > len(self.data):
-            raise ValueError(f"--batch {self.batch_size} is more than the {len(self.data)} rows of --data")
+
+# --- the folder
+
+
+def holds_a_run(out: Path) -> bool:
+    """Whether there is anything in a folder that a run wrote and that another would overwrite."""
+    return any((out / name).exists() for name in FILES) or any(any((out / name).glob("*")) for name in FOLDERS)
+
+
+def prepare_out(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Makes the folder and tries to write into it.
+
+    Raises: OSError; UsageError if the folder holds a run that is neither to be resumed nor overwritten.
+    """
+    if holds_a_run(out):
+        if overwrite and not resume:
+            for name in FILES:
+                (out / name).unlink(missing_ok=True)
+            for folder in (*(out / name for name in FOLDERS), *out.glob("nan-state-*")):
+                shutil.rmtree(folder, ignore_errors=True)
+            for file in out.glob("nan-batch-*.npz"):
+                file.unlink()
+        elif not resume:
+            raise UsageError(
+                f"--out {out} holds a run; go on with it by --resume, delete it by --overwrite, or name another folder"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    probe = out / ".writable"
+    probe.write_bytes(b"")
+    probe.unlink()
+
+
+def check_same_run(run: Run, record: Mapping[str, Any] | None) -> None:
+    """Raises: UsageError, naming each difference, if what is resumed is another run than what is there."""
+    there = None if record is None else record.get("identity")
+    if there is None:
         try:
-            batch_shardings(self.example(), self.mesh)
-        except ValueError as error:
-            raise ValueError(f"--batch {self.batch_size} does not fit --mesh: {error}") from None
+            there = json.loads((run.out / "config.json").read_text(encoding="utf-8")).get("identity")
+        except (OSError, ValueError):
+            there = None
+    found = differences(there, run.identity) if there else []
+    if found:
+        raise UsageError(f"--resume: {run.out} holds another run: {'; '.join(found)}")
+
+
+def _write(path: Path, text: str) -> None:
+    """In one move, so that no reader and no crash finds half of it."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+# --- stopping
+
+
+class Stop:
+    """SIGTERM asks for a stop at the next boundary. Only the main thread can be asked; elsewhere nothing changes."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+        self._main = threading.current_thread() is threading.main_thread()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __enter__(self) -> "Stop":
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def keep_if_not_finite(step: Callable[..., tuple[Any, dict[str, Any]]]) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """A step that leaves the state as it was where the loss or the norm of the gradient is not finite, so that the
+    parameters that made it so are there to be looked at. Jitted; the state is donated.
+    """
+
+    def guarded(state: Any, reference: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
+        new, metrics = step(state, reference, batch)
+        fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        return jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, state), metrics
+
+    return jax.jit(guarded, donate_argnums=0)
+
+
+# --- the loop
+
+
+def train(run: Run, *, resume: bool = False, on_step: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    """Runs to `run.steps` and writes what `FILES` and `FOLDERS` name; a summary as plain data.
+
+    Raises: Failed on a loss that is not finite, a check that fails, a checkpoint that cannot be written; Preempted
+    after SIGTERM; UsageError if `resume` is asked of another run.
+    """
+    with Stop() as stop, Checkpoints(run.out / "checkpoints", keep=run.keep, keep_best=run.keep_best) as checkpoints:
+        loop = _Loop(run, checkpoints, stop, on_step)
         try:
-            state_shardings(self.model, optax.adam(self.learning_rate), self.mesh)
-        except ValueError as error:
-            raise ValueError(f"--model {self.model_name} does not fit --mesh: {error}") from None
-        # Traced and not run: what the method itself refuses (an unknown divergence, say) is refused now.
-        shapes = jax.eval_shape(lambda: lm.init(self.model, jax.random.key(0)))
-        jax.eval_shape(
-            functools.partial(mean_loss, self.model, self.method, self.hyper), shapes, shapes, self.example()
+            loop.start(resume)
+            loop.go()
+            return loop.finish()
+        except OSError as error:
+            raise Failed(f"{error.strerror or error}: {error.filename or run.out}") from error
+
+
+class _Loop:
+    """The state of the loop itself. Not exported: `train` is."""
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, stop: Stop, on_step: Any) -> None:
+        self.run, self.checkpoints, self.stop, self.on_step = run, checkpoints, stop, on_step
+        self.done = 0
+        self.num_tokens = 0
+        self.latest: dict[str, Any] = {}
+        """The last metrics, of training and of evaluation: what `keep_best` looks at."""
+        self.saved: int | None = None
+        self.evaluated: int | None = None
+        self.checks: list[str] = []
+        self.started = time.perf_counter()
+        self.seconds: list[float] = []
+
+    def start(self, resume: bool) -> None:
+        run = self.run
+        if resume:
+            check_same_run(run, self.checkpoints.record())
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                restored = self.checkpoints.restore(run.state)
+            for warning in caught:
+                if issubclass(warning.category, UserWarning):
+                    print(f"warning: {warning.message}", file=sys.stderr)
+            if restored is not None:
+                record = restored.record
+                run.state, self.done = restored.state, restored.step
+                self.num_tokens, self.latest = record["num_tokens"], dict(record["metrics"])
+                self.saved = self.evaluated = self.done
+                run.batches.set_state(record["batches"])
+                self.checkpoints.drop_after(self.done)
+            if self.done > run.steps:
+                raise UsageError(f"--steps {run.steps} is fewer than the {self.done} updates that {run.out} has made")
+        if run.check is not None:
+            self.checks = run.check(self.done)
+            for line in self.checks:
+                run.say(line)
+        described = {**run.described, "identity": run.identity}
+        _write(run.out / "config.json", json.dumps(described, indent=2) + "\n")
+        _write(run.out / "config.yaml", run.yaml)
+
+    def go(self) -> None:
+        run = self.run
+        with RunLog(run.out, self.done) as self.log:
+            bar = tqdm(total=run.steps, initial=self.done, desc=run.name, disable=not sys.stderr.isatty())
+            with bar:
+                while self.done < run.steps:
+                    self._boundary()
+                    self._step(bar)
+                self._boundary()
+                self.checkpoints.wait()
+
+    def _boundary(self) -> None:
+        run, done = self.run, self.done
+        last = done >= run.steps
+        due = run.eval_every > 0 and (done % run.eval_every == 0 or last)
+        if due and self.evaluated != done:
+            self._evaluate()
+        stopping = self.stop.asked and not last
+        due = done > 0 and (last or stopping or (run.save_every > 0 and done % run.save_every == 0))
+        if due and self.saved != done:
+            self._save()
+        if stopping:
+            self.checkpoints.wait()
+            raise Preempted(f"stopped by SIGTERM after {done} of {run.steps} updates; --resume goes on from there")
+
+    def _evaluate(self) -> None:
+        run = self.run
+        if run.evaluate is not None:
+            found = {f"eval/{name}": float(value) for name, value in run.evaluate(run.state, run.reference).items()}
+            self.latest |= self.log.write("eval", {"step": self.done, **found})
+        if run.generate is not None:
+            for row in run.generate(run.state, self.done):
+                self.log.write("samples", {"step": self.done, **row})
+        self.evaluated = self.done
+
+    def _save(self) -> None:
+        run = self.run
+        self.log.sync()
+        record = {
+            "identity": run.identity,
+            "batches": run.batches.get_state(),
+            "num_tokens": self.num_tokens,
+            "metrics": self.latest,
+        }
+        self.checkpoints.save(self.done, run.state, record, self.latest)
+        self.saved = self.done
+
+    def _step(self, bar: Any) -> None:
+        run, t = self.run, self.done
+        began = time.perf_counter()
+        batch: Batch = next(run.batches)
+        said: Mapping[str, Any] = {}
+        if run.prepare is not None:
+            batch, said = run.prepare(run.state, run.reference, batch, t)
+        run.state, measured = run.step(run.state, run.reference, batch)
+        metrics = {name: float(value) for name, value in {**jax.device_get(measured), **said}.items()}
+        took = time.perf_counter() - began
+        tokens = _count(batch["attention_mask"])
+        self.num_tokens += tokens
+        row = {
+            "step": t,
+            "loss": metrics.pop("loss"),
+            "grad_norm": metrics.pop("grad_norm"),
+            "learning_rate": float(run.learning_rate(t)),
+            "num_tokens": self.num_tokens,
+            **metrics,
+        }
+        written = self.log.write("metrics", row)
+        timing = {"step": t, "step_time": took, "tokens_per_second": tokens / took}
+        if run.flops_per_token and run.peak_flops:
+            timing["mfu"] = run.flops_per_token * timing["tokens_per_second"] / run.peak_flops
+        self.log.write("timing", timing)
+        self.seconds.append(took)
+        self.latest |= {name: value for name, value in written.items() if name != "step"}
+        shown = {"loss": f"{row['loss']:.4f}", "tok/s": f"{timing['tokens_per_second']:.0f}"}
+        bar.set_postfix(shown | ({"mfu": f"{timing['mfu']:.1%}"} if "mfu" in timing else {}), refresh=False)
+        bar.update()
+        if self.on_step is not None:
+            self.on_step(written)
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(row[name]):
+                raise Failed(f"{name} is {row[name]} at step {t}; {self._keep_for_replay(batch)}")
+        self.done += 1
+
+    def _keep_for_replay(self, batch: Batch) -> str:
+        """The batch, and the state that met it."""
+        run, t = self.run, self.done
+        file = run.out / f"nan-batch-{t}.npz"
+        arrays: dict[str, Any] = {name: np.asarray(jax.device_get(x)) for name, x in batch.items()}
+        np.savez(file, **arrays)
+        with Checkpoints(run.out / f"nan-state-{t}", keep=1) as kept:
+            kept.save(t, run.state, {"identity": run.identity})
+            kept.wait()
+        return (
+            f"a smaller --lr may help. The batch and the state before it are kept: look at them by "
+            f"python -m tpu train --replay {file}"
         )
 
-    def example(self) -> dict[str, Any]:
-        """A batch: names and shapes of every batch."""
-        return as_read(self.method, next(self.data.batches(self.batch_size, self.seed)))
+    def _export(self, export: Callable[[Path, Any], None]) -> None:
+        """The model beside its place, then into it."""
+        model, beside = self.run.out / "model", self.run.out / "model.part"
+        shutil.rmtree(beside, ignore_errors=True)
+        export(beside, self.run.state)
+        _write(beside / EXPORTED, json.dumps({"steps": self.done}) + "\n")
+        if model.exists():  # of fewer updates: the run was made longer
+            shutil.rmtree(model)
+        os.replace(beside, model)
 
-    def resolved(self) -> dict[str, Any]:
-        """The run as plain data, defaults filled in."""
+    def finish(self) -> dict[str, Any]:
+        run = self.run
+        if run.export is not None and _exported(run.out / "model") != self.done:
+            self._export(run.export)
+        losses = [row["loss"] for row in read_rows(run.out / "metrics.jsonl")]
+        later = sorted(self.seconds[1:])
         return {
-            "method": self.method.name,
-            "source": str(self.method.source),
-            "hyperparameters": dict(self.hyper),
-            "model": {"name": self.model_name, **dataclasses.asdict(self.model)},
-            "data": {
-                "path": self.data_path,
-                "prompts": len(self.data),
-                "responses": self.data.num_responses,
-                "length": int(self.data.tokens.shape[-1]),
-                "truncated": self.data.truncated,
-                "feedback": list(self.data.feedback),
-            },
-            "optimiser": {"name": "adam", "learning_rate": self.learning_rate},
-            "batch": self.batch_size,
-            "steps": self.steps,
-            "seed": self.seed,
-            "mesh": {axis: int(size) for axis, size in self.mesh.shape.items()},
-            "devices": {"used": self.mesh.size, "there": jax.device_count(), "platform": jax.default_backend()},
-            "versions": {
-                "alignjax": alignjax.__version__,
-                "jax": jax.__version__,
-                "flax": flax.__version__,
-                "python": platform.python_version(),
-            },
+            **run.summary,
+            "steps": run.steps,
+            "first_loss": losses[0],
+            "final_loss": losses[-1],
+            "seconds": time.perf_counter() - self.started,
+            "first_step_seconds": self.seconds[0] if self.seconds else None,
+            "step_seconds": later[len(later) // 2] if later else None,
+            "checks": self.checks,
+            "out": str(run.out),
         }
 
 
-def prepare_out(out: Path) -> None:
-    """Makes the folder and tries to write into it. Raises: OSError."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / "metrics.jsonl", "a", encoding="utf-8"):
-        pass
+def _exported(model: Path) -> int | None:
+    """After how many updates the model in a folder was written."""
+    try:
+        steps: int = json.loads((model / EXPORTED).read_text(encoding="utf-8"))["steps"]
+    except (OSError, ValueError):
+        return None
+    return steps
 
 
-def train(run: Run, *, on_step: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    """Runs, writing `config.json`, `metrics.jsonl` (one object per step) and `params` (orbax) into `run.out`.
-
-    `metrics.jsonl` holds at "step" t = 0, 1, ... what was measured before update t, so that step 0 is the reference:
-    there the loss of DPO is log 2.
-
-    Returns: a summary as plain data. Raises: FailedRun on a loss that is not finite.
-    """
-    started = time.perf_counter()
-    prepare_out(run.out)
-    (run.out / "config.json").write_text(json.dumps(run.resolved(), indent=2) + "\n", encoding="utf-8")
-    optimiser = optax.adam(run.learning_rate)
-    state, ref_params = init_state(run.model, optimiser, jax.random.key(run.seed), run.mesh)
-    step = make_train_step(run.model, run.method, run.hyper, optimiser, run.mesh, run.example())
-    batches = run.data.batches(run.batch_size, run.seed)
-    losses: list[float] = []
-    seconds: list[float] = []
-    with open(run.out / "metrics.jsonl", "w", encoding="utf-8") as log:
-        for count in tqdm(range(run.steps), desc=run.method.name, disable=not sys.stderr.isatty()):
-            began = time.perf_counter()
-            state, measured = step(state, ref_params, as_read(run.method, next(batches)))
-            metrics = {name: float(value) for name, value in jax.device_get(measured).items()}
-            seconds.append(time.perf_counter() - began)
-            row = {"step": count, "loss": metrics.pop("loss"), "grad_norm": metrics.pop("grad_norm"), **metrics}
-            # JSON has no NaN: what is not finite is null.
-            plain = {name: value if math.isfinite(value) else None for name, value in row.items()}
-            log.write(json.dumps(plain) + "\n")
-            log.flush()
-            losses.append(row["loss"])
-            if on_step is not None:
-                on_step(plain)
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite(row[name]):
-                    raise FailedRun(
-                        f"{name} is {row[name]} at step {count}; a smaller --lr may help. "
-                        f"The metrics so far are in {run.out / 'metrics.jsonl'}"
-                    )
-    save_params(run.out / "params", state)
-    return {
-        "method": run.method.name,
-        "steps": run.steps,
-        "first_loss": losses[0],
-        "final_loss": losses[-1],
-        "seconds": time.perf_counter() - started,
-        "first_step_seconds": seconds[0],
-        "step_seconds": sorted(seconds[1:])[len(seconds[1:]) // 2] if len(seconds) > 1 else None,
-        "truncated": run.data.truncated,
-        "out": str(run.out),
-    }
-
-
-def save_params(path: Path, state: TrainState) -> None:
-    """The parameters as an orbax checkpoint (`StandardCheckpointer().restore(path)` reads it)."""
-    import orbax.checkpoint  # slow to import, needed at the end only
-
-    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), state.params, force=True)
+def _count(mask: Any) -> int:
+    return int(np.count_nonzero(mask)) if isinstance(mask, np.ndarray) else int(jnp.count_nonzero(mask))

@@ -1,6 +1,6 @@
 """`Settings`: what a user asks of a training run, as plain data; what of it a resumed run must agree on.
 
-The fields are the flags of `python -m tpu train` and the keys of its YAML file; their defaults stand here and nowhere else.
+The fields are the flags of `python -m tpu train` and the keys of its YAML file; their defaults stand here alone.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from alignjax import checks
 
@@ -28,7 +28,7 @@ class Settings:
     hyper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # the reference and the past
     reference: str | None = None
-    ref_logps: str | None = None
+    ref_logps: tuple[str, ...] = ()
     # optimisation
     steps: int = 50
     batch: int = 8
@@ -39,21 +39,31 @@ class Settings:
     warmup: int = 0
     optimizer: str = "adamw"
     weight_decay: float = 0.0
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     seed: int = 0
     # the model
     dtype: str | None = None
     param_dtype: str = "float32"
-    remat: bool = False
+    remat: str = "none"
     lora_rank: int | None = None
     lora_alpha: float | None = None
     # lengths
     max_length: int | None = None
     max_prompt_length: int | None = None
+    too_long: str = "drop"
+    # what is carried along
+    baseline: str | None = None
+    history: int = 2
+    iteration_steps: int = 25
+    fixed_history: bool = False
     # online
     reward: tuple[str, ...] = ()
     judge: str | None = None
+    sampler: str | None = None
     num_responses: int | None = None
+    opponents: int = 1
+    pool_size: int = 16
+    hard_labels: bool = False
     max_new_tokens: int = 64
     temperature: float = 1.0
     top_k: int | None = None

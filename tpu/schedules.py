@@ -23,8 +23,6 @@ OPTIMISERS: Mapping[str, str] = {
 }
 WSD_DECAY = 0.1
 """The share of the updates over which `wsd` decays."""
-UNDECAYED = ("scale", "bias")
-"""Parameters that weight decay leaves alone, by the last name of their path: norms and biases."""
 
 
 def make_schedule(name: str, learning_rate: float, steps: int, warmup: int = 0) -> optax.Schedule:
@@ -56,9 +54,13 @@ def make_schedule(name: str, learning_rate: float, steps: int, warmup: int = 0) 
 
 
 def _decayed(params: Any) -> Any:
-    """Which parameters weight decay applies to."""
-    last = lambda path: jax.tree_util.keystr(path[-1:], simple=True)
-    return jax.tree_util.tree_map_with_path(lambda path, _: last(path) not in UNDECAYED, params)
+    """Which parameters weight decay applies to: all but norms' scales and biases, told by the last name of the path."""
+
+    def one(path: tuple[Any, ...], leaf: Any) -> bool:
+        last = jax.tree_util.keystr(path[-1:], simple=True)
+        return last != "scale" and not last.endswith("bias")
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def make_optimiser(

@@ -1,102 +1,220 @@
 """`python -m tpu train`."""
 
 import argparse
+import dataclasses
 import json
-import sys
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import alignjax
-from tpu.arguments import OK, Failed, UsageError, add_hyperparameters, positive, whole
+from tpu.arguments import OK, Failed, Parser, UsageError, add_hyperparameters, not_negative, positive, whole
+from tpu.run_config import Settings, as_arguments
+from tpu.schedules import OPTIMISERS, SCHEDULES
 
-SAYS = "train a language model with any method on a file of preferences"
-EPILOG = """Exit status: 0 done, 1 the run failed, 2 it could not start. Several virtual CPU devices:
-XLA_FLAGS=--xla_force_host_platform_device_count=8 JAX_PLATFORMS=cpu python -m tpu train ..."""
+SAYS = "train a language model with any method, on a file or on responses that it draws and a reward or judge scores"
+PREEMPTED = 75
+"""The exit status after SIGTERM (EX_TEMPFAIL of sysexits.h): run the same command again."""
+EPILOG = """exit status
+  0   done (also if it was done before), 1 the run failed, 2 it could not start, 75 stopped by SIGTERM and saved:
+      a launcher runs the same command again. With --resume it is right for the first start as well.
+
+files in OUT
+  config.json, config.yaml   the run in full; the second is read by --config
+  metrics.jsonl              one object per update; the same bytes whether the run was interrupted or not
+  eval.jsonl, samples.jsonl  evaluations and generated texts; timing.jsonl what depends on the clock
+  tensorboard/  checkpoints/<step>/  model/ (a Hugging Face folder, at the end)
+
+Several virtual CPU devices: XLA_FLAGS=--xla_force_host_platform_device_count=8 JAX_PLATFORMS=cpu"""
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
+
+
+class _Flags:
+    """Adds flags whose defaults are those of `Settings`; a flag that is not given is None."""
+
+    def __init__(self, parser: Any) -> None:
+        self.parser = parser
+
+    def __call__(self, name: str, says: str, **how: Any) -> None:
+        default = DEFAULTS[name]
+        if default not in (None, (), "", dataclasses.MISSING) and "(default" not in says:
+            says = f"{says} (default: {default})"
+        self.parser.add_argument(f"--{name.replace('_', '-')}", help=says.replace("%", "%%"), **how)
 
 
 def add_arguments(train: argparse.ArgumentParser) -> None:
     """The flags of `train`."""
-    train.add_argument("--method", required=True, metavar="NAME", help="the objective; `python -m tpu` lists them")
-    train.add_argument(
-        "--data",
-        required=True,
-        metavar="FILE",
-        help="JSON lines with the columns prompt, chosen, rejected; or prompt, responses, preference (rewards)",
+    one_of = lambda names: {"choices": sorted(names), "metavar": "NAME"}
+    flag = _Flags(train)
+    flag("method", "the objective, or sft or reward_model; `python -m tpu` lists them", required=True, metavar="NAME")
+    columns = "JSONL or Parquet; prompt, chosen, rejected or prompt, responses, preference, rewards and so on"
+    flag("data", columns, required=True, nargs="+", metavar="FILE")
+    flag("model", "a preset or a Hugging Face folder", metavar="DIR")
+    flag("out", "where everything is written (default: out/train-METHOD)", metavar="DIR")
+    train.add_argument("--config", metavar="FILE", help="a YAML file of these settings; flags go before it")
+    resume = (
+        "go on with the run in OUT exactly; start it if it is not there. Settings that are not given are those of OUT"
     )
-    train.add_argument("--model", default="tiny", metavar="NAME", help="a preset (default: tiny)")
-    train.add_argument("--steps", type=whole(1), default=50, metavar="N", help="updates (default: 50)")
-    train.add_argument("--batch", type=whole(1), default=8, metavar="B", help="prompts per step (default: 8)")
-    train.add_argument("--lr", type=positive, default=1e-3, help="learning rate of Adam (default: 0.001)")
-    train.add_argument("--seed", type=whole(0), default=0, help="of the parameters and the order of rows (default: 0)")
+    train.add_argument("--resume", action="store_true", help=resume)
+    train.add_argument("--overwrite", action="store_true", help="delete the run in OUT first")
     train.add_argument(
-        "--max-length", type=whole(2), metavar="T", help="of prompt and response in tokens (default: the model's)"
+        "--replay", metavar="FILE", help="look at a batch that a loss was not finite on (nan-batch-*.npz)"
     )
-    train.add_argument(
-        "--mesh", metavar="AXES", help="e.g. data=4,tensor=2; axes data, fsdp, tensor (default: all devices on data)"
-    )
-    train.add_argument("--out", metavar="DIR", help="metrics, config and parameters (default: out/train-METHOD)")
     train.add_argument("--json", action="store_true", help="print one JSON object at the end, and nothing else")
+
+    flag = _Flags(train.add_argument_group("optimisation"))
+    flag("steps", "updates", type=whole(1), metavar="N")
+    flag("batch", "prompts per update", type=whole(1), metavar="B")
+    flag("accumulate", "micro-batches that an update is made of", type=whole(1), metavar="N")
+    flag("lr", "learning rate (default: 1e-3 for a preset; 1e-6 for a folder, 1e-5 with adapters)", type=positive)
+    flag("schedule", "; ".join(f"{name}: {says}" for name, says in SCHEDULES.items()), **one_of(SCHEDULES))
+    flag("schedule_steps", "updates until a decay ends (default: --steps)", type=whole(1), metavar="N")
+    flag("warmup", "updates over which the learning rate rises", type=whole(0), metavar="N")
+    flag("optimizer", "; ".join(f"{name}: {says}" for name, says in OPTIMISERS.items()), **one_of(OPTIMISERS))
+    flag("weight_decay", "of matrices, not of norms and biases", type=not_negative, metavar="X")
+    flag("max_grad_norm", "global norm that gradients are scaled down to; 0: none", type=not_negative, metavar="X")
+    flag("seed", "of parameters, order of rows and everything sampled", type=whole(0))
+
+    flag = _Flags(train.add_argument_group("model and machine"))
+    dtypes = ("bfloat16", "float32", "float64")
+    flag("dtype", "of the computation (default: that of the parameters)", **one_of(dtypes))
+    flag("param_dtype", "of the parameters that the optimiser updates", **one_of(dtypes))
+    flag("remat", "what the backward pass computes again: none, full, dots", **one_of(("none", "full", "dots")))
+    flag("lora_rank", "train adapters of this rank; the reference does without them", type=whole(1), metavar="R")
+    flag("lora_alpha", "their scale is alpha / rank (default: the rank)", type=positive, metavar="X")
+    flag("mesh", "e.g. data=4,tensor=2; axes data, fsdp, tensor (default: all devices on data)", metavar="AXES")
+
+    flag = _Flags(train.add_argument_group("data"))
+    flag("max_length", "tokens of prompt and response (default: the model's)", type=whole(2), metavar="T")
+    flag("max_prompt_length", "tokens of a prompt (default: what leaves room)", type=whole(1), metavar="T")
+    flag("too_long", "what is done with longer prompts: drop, error, truncate_left",
+         **one_of(("drop", "error", "truncate_left")))  # fmt: skip
+
+    flag = _Flags(train.add_argument_group("reference and past policies"))
+    flag("reference", "a model that is not the one trained (default: a frozen copy)", metavar="DIR")
+    flag("ref_logps", "log-probs from `python -m tpu logprobs`, of the reference, an anchor or opponents, which then need "
+         "no model here", nargs="+", metavar="FILE")  # fmt: skip
+    flag("baseline", "a value of the prompt for methods that take one", **one_of(("none", "head", "running")))
+    flag("history", "past policies that are kept, for methods that read them", type=whole(1), metavar="J")
+    flag("iteration_steps", "updates after which anchor and history are renewed", type=whole(1), metavar="N")
+    train.add_argument("--fixed-history", action=argparse.BooleanOptionalAction, help="they stay as they are")
+
+    group = train.add_argument_group("online", "responses are drawn from the policy if a reward or a judge is named")
+    flag = _Flags(group)
+    flag("reward", "module:function, a reward model's folder, length, brevity, variety or vader; several: a vector",
+         nargs="+", metavar="NAME")  # fmt: skip
+    flag("judge", "module:function of P(first beats second), or longer, cyclic", metavar="NAME")
+    flag("sampler", "who writes the responses (default: the method's own law)",
+         **one_of(("policy", "reference", "previous", "mixture")))  # fmt: skip
+    flag("num_responses", "to each prompt (default: the method's, or 4)", type=whole(1), metavar="K")
+    flag("opponents", "samples of the opponent that a win-rate is estimated from", type=whole(1), metavar="N")
+    flag("pool_size", "samples that quantiles are estimated from", type=whole(1), metavar="N")
+    group.add_argument(
+        "--hard-labels", action=argparse.BooleanOptionalAction, help="draw preferences as 0 or 1 by their probabilities"
+    )
+    flag("max_new_tokens", "of a response", type=whole(1), metavar="T")
+    flag("temperature", "of sampling; part of the law", type=not_negative, metavar="X")
+    flag("top_k", "sample from so many tokens", type=whole(1), metavar="K")
+    flag("top_p", "sample from the likeliest tokens of this mass", type=positive, metavar="P")
+
+    flag = _Flags(train.add_argument_group("checkpoints and evaluation"))
+    flag("save_every", "updates between two checkpoints; 0: at the end only", type=whole(0), metavar="N")
+    flag("keep", "newest checkpoints that stay", type=whole(1), metavar="N")
+    flag("keep_best", "a metric; its best checkpoint stays too. max:NAME or min:NAME (default: min for *loss)")
+    flag("eval_every", "updates between two evaluations; 0: none", type=whole(0), metavar="N")
+    flag("eval_data", "files to evaluate the loss on", nargs="+", metavar="FILE")
+    flag("eval_prompts", "prompts to generate for at each evaluation", type=whole(0), metavar="N")
+    checked = (
+        "check at the start that policy and reference agree, that micro-batches add up, that each sequence begins once "
+        "and its end is trained, that the tokenizer fits (default: yes)"
+    )
+    train.add_argument("--checks", action=argparse.BooleanOptionalAction, help=checked)
     add_hyperparameters(train, alignjax.methods)
 
 
-def _plan(options: argparse.Namespace) -> Any:
-    """A checked `Run`. Whatever is wrong with what was asked for is found here, before any work."""
-    from alignjax import lm
-    from tpu.loop import Run, prepare_out
-    from tpu.mesh import make_mesh
-    from tpu.train_step import loss_hyperparameters
+# --- flags, YAML and the run that is there
 
-    method = alignjax.methods[options.method]
-    given = {n[len("hyper_") :]: v for n, v in vars(options).items() if n.startswith("hyper_") and v is not None}
-    hyper = loss_hyperparameters(method, given)
-    model = lm.preset(options.model)
-    max_length = options.max_length or model.max_length
-    if max_length > model.max_length:
-        raise UsageError(f"--max-length {max_length} is more than the {model.max_length} that {options.model} takes")
+
+def _early(given: Sequence[str]) -> argparse.Namespace:
+    """What has to be known before the rest is read."""
+    early = Parser(add_help=False, allow_abbrev=False)
+    for name in ("--config", "--out", "--replay"):
+        early.add_argument(name)
+    early.add_argument("--resume", action="store_true")
+    return early.parse_known_args(list(given))[0]
+
+
+def expand(given: Sequence[str]) -> list[str]:
+    """The arguments behind those of `--config`, or of the run that is resumed or looked at."""
+    early = _early(given)
+    path = early.config
+    if path is None and early.replay is not None:
+        path = str(Path(early.replay).parent / "config.yaml")
+    elif path is None and early.resume and early.out and (Path(early.out) / "config.yaml").is_file():
+        path = str(Path(early.out) / "config.yaml")
+    if path is None:
+        return list(given)
+    parser = Parser(add_help=False, allow_abbrev=False)
+    add_arguments(parser)
+    known = {}
+    for action in parser._actions:
+        for option in action.option_strings:
+            known[option.removeprefix("--")] = action.nargs != 0
+    for name in ("config", "resume", "overwrite", "replay", "json"):
+        known.pop(name)
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            data = lm.read_preferences(options.data, max_length=max_length)
+        return [*as_arguments(path, known), *given]
     except OSError as error:
-        raise UsageError(f"--data {options.data}: {error.strerror or error}") from None
+        raise UsageError(f"--config {path}: {error.strerror or error}") from None
     except ValueError as error:
-        raise UsageError(f"--data {error}") from None
-    try:
-        mesh = make_mesh(options.mesh)
-    except ValueError as error:
-        raise UsageError(f"--mesh: {error}") from None
-    run = Run(
-        method=method, hyper=hyper, model_name=options.model, model=model, data_path=str(options.data), data=data,
-        batch_size=options.batch, steps=options.steps, learning_rate=options.lr, seed=options.seed, mesh=mesh,
-        out=Path(options.out or f"out/train-{method.name}"),
-    )  # fmt: skip
-    try:
-        prepare_out(run.out)
-    except OSError as error:
-        raise UsageError(f"--out {run.out}: {error.strerror or error}") from None
-    for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
-    return run
+        raise UsageError(str(error)) from None
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """What was asked for; what was not is as `Settings` has it."""
+    given = {name: value for name, value in vars(options).items() if name in DEFAULTS and value is not None}
+    hyper = {n[len("hyper_") :]: v for n, v in vars(options).items() if n.startswith("hyper_") and v is not None}
+    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return Settings(**{**given, **lists, "hyper": hyper})
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train a language model with any method on a file of preferences.
+    """Train a language model with any method of the registry, or with sft or reward_model.
 
-    Responses come from the file, and so do opponents: the win-rate of a response is the preference for it over the
-    other responses to its prompt, whatever law the method itself would draw them from.
+    Responses come from the file; if a reward or a judge is named they are drawn from the policy, the reference or the
+    mixture, as the method's own laws say. From a file opponents come as well: the win-rate of a response is the
+    preference for it over the other responses to its prompt, whatever law the method would draw them from.
+
+      python -m tpu train --method dpo --model tiny --data tpu/examples/pairs.jsonl --steps 100 --out out/dpo
+      python -m tpu train --method rloo --model DIR --data prompts.jsonl --reward my_package.rewards:score --out out/rl
+      python -m tpu train --out out/dpo --resume
     """
     import jax
 
-    from tpu.loop import FailedRun, train
+    from tpu import loop
+    from tpu.assembly import assemble
+    from tpu.rewards import FeedbackError
 
+    settings = settings_of(options)
+    if options.replay is not None:
+        from tpu.replay import replay
+
+        print(replay(Path(options.replay), settings, as_json=options.json))
+        return OK
     try:
-        planned = _plan(options)
+        made = assemble(settings)
+        loop.prepare_out(made.out, resume=options.resume, overwrite=options.overwrite)
+    except OSError as error:
+        raise UsageError(f"--out {settings.folder}: {error.strerror or error}") from None
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
+    made.say = (lambda line: None) if options.json else print
     try:
-        summary = train(planned)
-    except (FailedRun, OSError, jax.errors.JaxRuntimeError) as error:
+        summary = loop.train(made, resume=options.resume)
+    except loop.Preempted as stopped:
+        print(f"python -m tpu train: {stopped}")
+        return PREEMPTED
+    except (FeedbackError, jax.errors.JaxRuntimeError) as error:
         raise Failed(str(error)) from None
     if options.json:
         print(json.dumps(summary))
@@ -104,6 +222,6 @@ def run(options: argparse.Namespace) -> int:
     speed = "" if summary["step_seconds"] is None else f", {1e3 * summary['step_seconds']:.0f} ms a step"
     print(
         f"{summary['method']}: {summary['steps']} steps in {summary['seconds']:.1f} s{speed}; "
-        f"loss {summary['first_loss']:.4f} -> {summary['final_loss']:.4f}\n{planned.out / 'metrics.jsonl'}"
+        f"loss {summary['first_loss']:.4f} -> {summary['final_loss']:.4f}\n{made.out / 'metrics.jsonl'}"
     )
     return OK
