@@ -190,8 +190,5 @@ def bucket_lengths(lengths: np.ndarray, num_buckets: int, multiple: int = LENGTH
 
 
 def _shuffled(size: int, seed: tuple[int, ...]) -> np.ndarray:
-    """0..size-1 in the order of grain's shuffle, a cipher of the index: the same for all versions and machines."""
-    from grain.experimental import index_shuffle
-
-    word = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    return np.array([index_shuffle(i, max_index=size - 1, seed=word, rounds=4) for i in range(size)])
+    """0..size-1 in random order, by the generator whose stream NumPy keeps the same for all versions and machines."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).permutation(size)
