@@ -214,7 +214,8 @@ def _run(options: argparse.Namespace, papers: "Mapping[str, Paper] | None") -> i
     if options.scale != "exact":
         settings = dataclasses.replace(settings, out=str(options.out))
     records, unwritten = [], ""
-    with _progress(sum(len(paper.claims) + len(paper.figures) for paper in chosen), sys.stderr) as step:
+    sized = [paper.within(settings) for paper in chosen]
+    with _progress(sum(len(paper.claims) + len(paper.figures) for paper in sized), sys.stderr) as step:
         for paper in chosen:
             record, files = run.run_paper(paper, settings, step, options.scale)
             records.append(record)

@@ -91,6 +91,8 @@ class Claim:
     """The verdict we stand by: a run that computes another one fails."""
     formula: str = ""
     """LaTeX, shown as MathML."""
+    full_only: bool = False
+    """Left out of a quick run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,8 @@ class Figure:
     """settings -> matplotlib Figure."""
     runs: Callable[[Settings], str] | None = None
     """settings -> which kept runs it is drawn from, in words."""
+    full_only: bool = False
+    """Left out of a quick run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,3 +124,8 @@ class Paper:
     """What it is about and what this page found, in a few sentences."""
     claims: tuple[Claim, ...]
     figures: tuple[Figure, ...]
+
+    def within(self, settings: Settings) -> "Paper":
+        """What a run of this size does: a quick one leaves out what is only for the full one."""
+        keep = lambda rows: tuple(row for row in rows if not (settings.quick and row.full_only))
+        return dataclasses.replace(self, claims=keep(self.claims), figures=keep(self.figures))

@@ -152,7 +152,7 @@ def run_paper(
     paper: Paper, settings: Settings, step: Callable[[str], None] = lambda _: None, scale: str = "exact"
 ) -> tuple[Json, dict]:
     """The paper's record (JSON) and its figure files by path; `step(name)` is called before each claim and figure."""
-    start = time.perf_counter()
+    start, paper = time.perf_counter(), paper.within(settings)
     claims, drawings = [], []
     files: dict[str, bytes] = {}
     for claim in paper.claims:

@@ -163,7 +163,13 @@ def results(settings: Settings, experiment: Experiment) -> dict[str, dict[str, n
 def path_of(store: Path, experiment: Experiment, label: str, seed: int) -> Path:
     """Where a run is kept."""
     tidy = "".join(c if c.isalnum() or c in ".=" else "-" for c in label).strip("-")
-    return store / "runs" / experiment.paper / experiment.name / f"{tidy}-seed{seed}.json"
+    return (
+        store
+        / "runs"
+        / experiment.paper
+        / experiment.name
+        / f"{tidy}-{experiment.specs[label].steps}steps-seed{seed}.json"
+    )
 
 
 def _one(store: Path, here: World, experiment: Experiment, label: str, spec: Spec, seed: int) -> Json:
