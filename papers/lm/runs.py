@@ -173,7 +173,7 @@ def path_of(store: Path, experiment: Experiment, label: str, seed: int) -> Path:
 
 
 def _one(store: Path, here: World, experiment: Experiment, label: str, spec: Spec, seed: int) -> Json:
-    identity = {"world": here.name, "spec": dataclasses.asdict(spec), "seed": seed, "measure": experiment.measure}
+    identity = {"world": here.name, "spec": spec.plain(), "seed": seed, "measure": experiment.measure}
     if experiment.measure == "divergences":
         identity["n"] = experiment.n
     identity = json.loads(json.dumps(identity))

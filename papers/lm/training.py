@@ -69,6 +69,12 @@ class Spec:
     every: int = 10
     """Steps between two measurements."""
 
+    def plain(self) -> Json:
+        """What differs from the defaults, so that a new field does not make old runs others."""
+        blank = Spec(method="")
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in found.items() if value != getattr(blank, name)}
+
     @property
     def record(self) -> Method:
         """The method whose rollout it is."""
