@@ -23,6 +23,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "head": (),
     "mlp": ("tensor",),
+    "rank": (),
 }
 """Logical axis -> the mesh axes it is split over."""
 

@@ -16,7 +16,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from alignjax import checks
@@ -211,7 +210,7 @@ def _angles(config: DecoderConfig, positions: Array, lengths: Array) -> tuple[Ar
     kinds = [config.rope] if config.local_rope in (None, config.rope) else [config.rope, config.local_rope]
     wide = jnp.promote_types(config.compute_dtype, jnp.float32)
     pairs = [turn(rope, config.head_size, positions, lengths, wide) for rope in kinds]
-    cos, sin = (jnp.stack(each) for each in zip(*pairs, strict=True))
+    cos, sin = (jnp.stack(jnp.broadcast_arrays(*each)) for each in zip(*pairs, strict=True))
     return cos, sin
 
 
@@ -293,8 +292,8 @@ def extend(
         sights = [seen & (past < config.window)]
     cos, sin = _angles(config, own, before[:, 0] + keep.sum(-1))
     place = Place(cos, sin, start, jnp.stack(sights))
-    states: Any
-    states, (keys, values) = Decoder(config).apply(_variables(params, lora), tokens, place, (cache.keys, cache.values))
+    result: Any = Decoder(config).apply(_variables(params, lora), tokens, place, (cache.keys, cache.values))
+    states, (keys, values) = result
     return states, Cache(keys, values, kept, start + new)
 
 
@@ -320,8 +319,3 @@ def init(config: DecoderConfig, key: Array) -> Params:
 def logical_axes(config: DecoderConfig) -> Mapping[str, Any]:
     """The names of every parameter's axes, as a tree of `PartitionSpec` like that of `init`; nothing is computed."""
     return nn.get_partition_spec(jax.eval_shape(lambda: _boxed(config, jax.random.key(0))))
-
-
-def is_axes(node: Any) -> bool:
-    """Whether a node of `logical_axes` is the names of one parameter."""
-    return isinstance(node, PartitionSpec)

@@ -44,3 +44,21 @@ class LanguageModel(Protocol):
     ) -> tuple[Float[Array, "B S D"], Any]:
         """`hidden` of S further tokens after those in the cache, and the cache with them."""
         ...
+
+
+class Initialised(LanguageModel, Protocol):
+    """A model that makes its own parameters, and names their axes for those who shard them."""
+
+    def init(self, key: Array) -> Params: ...
+
+    def logical_axes(self) -> Mapping[str, Any]: ...
+
+
+def init(config: Initialised, key: Array) -> Params:
+    """Random parameters of a model: a nested dict of arrays, those of a decoder's layers stacked on a first axis."""
+    return config.init(key)
+
+
+def logical_axes(config: Initialised) -> Mapping[str, Any]:
+    """The names of every parameter's axes, as a tree of `PartitionSpec` like that of `init`; nothing is computed."""
+    return config.logical_axes()

@@ -19,6 +19,7 @@ from alignjax.lm.huggingface import tensor_files
 from alignjax.lm.huggingface.config_json import from_json, to_json
 from alignjax.lm.huggingface.names import Parameter, parameters
 from alignjax.lm.huggingface.tensor_files import BadWeights, Entry
+from alignjax.lm.lora import LoRA, merged
 from alignjax.lm.model import Params
 from alignjax.lm.tokenizer_folder import FILES as TOKENIZER_FILES
 
@@ -190,15 +191,22 @@ def _shards(tensors: list[tensor_files.Tensor], limit: int) -> dict[str, list[te
 
 
 def save(
-    folder: str | Path, config: DecoderConfig, params: Params, tokenizer: Any = None, *, shard_bytes: int = 5 * 10**9
+    folder: str | Path,
+    config: DecoderConfig | LoRA,
+    params: Params,
+    tokenizer: Any = None,
+    *,
+    shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes a folder that `load` and `transformers` read: config.json, safetensors, tokenizer files.
 
-    Each tensor keeps its dtype. `tokenizer`: one with a method `save(folder)`, or a folder whose tokenizer files are
+    Each tensor keeps its dtype. Adapters are merged. `tokenizer`: one with a method `save(folder)`, or a folder whose tokenizer files are
     copied. `shard_bytes`: the most that a file holds, but for a tensor larger than that. Files of the same names are
     replaced, each when the new one is whole, and other weights in the folder are removed.
     Raises: ValueError on params that are not of this config, and on a config for which its family has no words.
     """
+    if isinstance(config, LoRA):
+        config, params = config.base, merged(config, params)
     folder = Path(folder)
     raw = to_json(config, str(np.dtype(params["embedding"].dtype)))
     tensors = _tensors(config, params)
