@@ -4,6 +4,7 @@ r"""Log-probs of targets and entropy from hidden states: unembedding, softcap, s
 
 The logits `[T, V]` never exist. They are made for a few positions at a time, and again in the derivative, so that of
 the vocabulary's size only W and its gradient are kept. Chunks are of time, never of the batch, which stays sharded.
+Where a mask is given each row's counted positions go first, and chunks without any are left out: prompts cost nothing.
 """
 
 import functools
@@ -13,7 +14,7 @@ from typing import Any, Literal, NamedTuple, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from alignjax import checks
 
@@ -31,9 +32,13 @@ class _Options(NamedTuple):
 
 
 def chunk_length(batch: int, length: int, vocab_size: int) -> int:
-    """How many positions at a time: as few chunks as `LOGITS_AT_ONCE` allows, of equal length."""
-    chunks = min(length, -(-batch * length * vocab_size // LOGITS_AT_ONCE))
-    return max(1, -(-length // max(chunks, 1)))
+    """How many positions at a time: as `LOGITS_AT_ONCE` allows, and where logits are many an eighth of them, so that
+    there are chunks to leave out, but not so few that products are slow.
+    """
+    positions = batch * length
+    logits = positions * vocab_size
+    chunks = max(-(-logits // LOGITS_AT_ONCE), min(8, logits // 2**23, positions // 512), 1)
+    return max(1, -(-length // chunks))
 
 
 def capped(z: Array, softcap: float | None) -> Array:
@@ -111,7 +116,11 @@ def target_logps(
         chunk = chunk_length(batch, length, matrix.shape[0])
     options = _Options(softcap and float(softcap), float(temperature), checks.whole("chunk", chunk), with_entropy)
     logp, entropy = _fused(
-        h.reshape(batch, length, -1), matrix, targets.reshape(batch, length, shape[-1] if several else 1), options
+        h.reshape(batch, length, -1),
+        matrix,
+        targets.reshape(batch, length, shape[-1] if several else 1),
+        None if mask is None else keep.reshape(batch, length),
+        options,
     )
     logp = logp.reshape(shape)
     if mask is not None:
@@ -145,15 +154,17 @@ def _check(h: Array, matrix: Array, targets: Array, mask: ArrayLike | None) -> N
             )
 
 
-# --- the function and its derivative: h [B, T, D], targets [B, T, S] --------------------------------------------------
+# --- the function and its derivative: h [B, T, D], targets [B, T, S], keep [B, T] -------------------------------------
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _fused(h: Array, matrix: Array, targets: Array, options: _Options) -> tuple[Array, Array | None]:
-    return _forward(h, matrix, targets, options)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _fused(
+    h: Array, matrix: Array, targets: Array, keep: Array | None, options: _Options
+) -> tuple[Array, Array | None]:
+    return _forward(h, matrix, targets, keep, options)[0]
 
 
-def _forward(h: Array, matrix: Array, targets: Array, options: _Options) -> tuple[Any, Any]:
+def _forward(h: Array, matrix: Array, targets: Array, keep: Array | None, options: _Options) -> tuple[Any, Any]:
     def some(_: None, x: tuple[Float[Array, "B c D"], Int[Array, "B c S"]]) -> tuple[None, Any]:
         z = project(x[0], matrix, options.softcap) / options.temperature
         total = jax.nn.logsumexp(z, -1, keepdims=True)
@@ -161,13 +172,13 @@ def _forward(h: Array, matrix: Array, targets: Array, options: _Options) -> tupl
         entropy = (jnp.exp(z - total) * (total - z)).sum(-1) if options.entropy else None
         return None, (logp, total, entropy)
 
-    _, (logp, total, entropy) = _over_time(some, None, (h, targets), options.chunk)
-    return (logp, entropy), (h, matrix, targets, total, entropy)
+    _, (logp, total, entropy) = _over_time(some, None, (h, targets), keep, options.chunk)
+    return (logp, entropy), (h, matrix, targets, keep, total, entropy)
 
 
-def _backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[Array, Array, None]:
+def _backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[Array, Array, None, None]:
     r"""dz_v = g (1[v = target] - p_v) - g_H p_v (log p_v + H), times the slope of the cap."""
-    h, matrix, targets, total, entropy = residuals
+    h, matrix, targets, keep, total, entropy = residuals
     narrow = jnp.result_type(h, matrix)
 
     def some(dmatrix: Float[Array, "V D"], x: Any) -> tuple[Array, Array]:
@@ -186,8 +197,8 @@ def _backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[Array
 
     zero = jnp.zeros(matrix.shape, total.dtype)
     arrays = (h, targets, total, entropy, *cotangents)
-    dmatrix, dh = _over_time(some, zero, arrays, options.chunk)
-    return dh, dmatrix.astype(matrix.dtype), None
+    dmatrix, dh = _over_time(some, zero, arrays, keep, options.chunk)
+    return dh, dmatrix.astype(matrix.dtype), None, None
 
 
 _fused.defvjp(_forward, _backward)
@@ -199,8 +210,10 @@ def _add_at(dz: Float[Array, "V"], targets: Int[Array, "S"], g: Float[Array, "S"
     return dz.at[targets].add(g)
 
 
-def _over_time(step: Callable[..., Any], carry: Any, arrays: Any, chunk: int) -> tuple[Any, Any]:
-    """`scan` of a step over chunks of axis 1; what the step returns of them is joined again."""
+def _over_time(
+    step: Callable[..., Any], carry: Any, arrays: Any, keep: Bool[Array, "B T"] | None, chunk: int
+) -> tuple[Any, Any]:
+    """`scan` of a step over chunks of axis 1; what it returns of them is joined again, 0 where it was left out."""
     length = jax.tree.leaves(arrays)[0].shape[1]
     if length <= chunk:
         return step(carry, arrays)
@@ -213,5 +226,20 @@ def _over_time(step: Callable[..., Any], carry: Any, arrays: Any, chunk: int) ->
     def join(x: Array) -> Array:
         return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :length]
 
-    carry, out = jax.lax.scan(step, carry, jax.tree.map(split, arrays))
-    return carry, jax.tree.map(join, out)
+    if keep is None:
+        carry, out = jax.lax.scan(step, carry, jax.tree.map(split, arrays))
+        return carry, jax.tree.map(join, out)
+
+    order = jnp.argsort(~keep, axis=1, stable=True)
+    place = lambda x, index: jnp.take_along_axis(x, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), 1)
+    longest = keep.sum(1).max()
+    nothing = lambda x: jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), jax.eval_shape(step, carry, x)[1])
+
+    def counted(carry: Any, x: Any) -> tuple[Any, Any]:
+        start, x = x
+        return jax.lax.cond(start < longest, step, lambda carry, x: (carry, nothing(x)), carry, x)
+
+    chunks = jax.tree.map(lambda x: split(place(x, order)), arrays)
+    carry, out = jax.lax.scan(counted, carry, (jnp.arange(0, length, chunk), chunks))
+    back = jnp.argsort(order, axis=1)
+    return carry, jax.tree.map(lambda x: place(join(x), back), out)

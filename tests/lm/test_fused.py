@@ -165,13 +165,39 @@ def test_memory_is_flat_in_the_vocabulary(monkeypatch: pytest.MonkeyPatch, vocab
     assert {s for s in with_axis if len(s) == 3 and s[-1] == vocab} == {(4, min(32, 4_096 // vocab), vocab)}
 
 
-def test_as_few_chunks_as_the_bound_allows() -> None:
-    for batch, length, vocab in [(16, 512, 8_192), (16, 512, 262_144), (1, 7, 11), (3, 1_000, 151_936), (4, 1, 50_257)]:
+def test_chunks_are_within_the_bound_and_neither_many_nor_small() -> None:
+    large = [(16, 512, 8_192), (16, 512, 262_144), (3, 1_000, 151_936), (64, 2_048, 32_000)]
+    for batch, length, vocab in large:
         chunk = fused.chunk_length(batch, length, vocab)
         assert 1 <= chunk <= length and batch * chunk * vocab <= fused.LOGITS_AT_ONCE
-        chunks = -(-length // chunk)
-        assert chunks == 1 or batch * vocab * -(-length // (chunks - 1)) > fused.LOGITS_AT_ONCE
+        chunks = -(-length // chunk)  # with two fewer they would be too large, or there are at most eight
+        assert chunks <= 8 or batch * vocab * -(-length // (chunks - 2)) > fused.LOGITS_AT_ONCE
+        assert batch * chunk >= 512 or batch * vocab * -(-length // (chunks - 1)) > fused.LOGITS_AT_ONCE
+    assert [fused.chunk_length(*x) for x in [(1, 7, 11), (16, 256, 264), (4, 1, 50_257)]] == [7, 256, 1]
     assert fused.chunk_length(1_000, 10, 262_144) == 1  # a batch is never split
+
+
+@pytest.mark.slow
+def test_chunks_without_a_counted_position_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 positions in chunks of 3, at most 4 of a row counted: 2 of 4 chunks are made, forwards and backwards."""
+    made: list[int] = []
+    project = fused.project
+
+    def counting(*x: Any) -> Any:
+        jax.debug.callback(lambda: made.append(1))
+        return project(*x)
+
+    monkeypatch.setattr(fused, "project", counting)
+    rng = np.random.default_rng(9)
+    h, matrix, targets = rng.normal(size=(2, 12, D)), rng.normal(size=(V, D)), rng.integers(0, V, (2, 12))
+    mask = np.zeros((2, 12), bool)
+    mask[0, [1, 5, 10, 11]] = mask[1, [0, 7]] = True
+    for given, wanted in ((mask, 4), (mask | True, 8), (mask & False, 0)):
+        f = lambda h, m, given=given: target_logps(h, m, targets, mask=given, chunk=3).sum()
+        jax.block_until_ready(jax.jit(jax.grad(f, (0, 1)))(np.float32(h), np.float32(matrix)))
+        jax.effects_barrier()
+        assert len(made) == wanted
+        made.clear()
 
 
 def test_leading_axes_vmap_and_a_single_state() -> None:
@@ -196,16 +222,18 @@ def test_batch_and_vocabulary_stay_sharded(tensor: int) -> None:
     mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(8 // tensor, tensor), ("data", "tensor"))
     rows, words = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("data", "tensor"))
 
-    def f(h: Any, matrix: Any, targets: Any) -> Any:
-        both = target_logps(h, matrix, targets, chunk=4, with_entropy=True)
+    mask = rng.integers(0, 2, (8, 12))
+
+    def f(h: Any, matrix: Any, targets: Any, mask: Any = mask) -> Any:
+        both = target_logps(h, matrix, targets, chunk=4, with_entropy=True, mask=mask)
         return jnp.square(both[0]).sum() + both[1].sum()
 
     slope = jax.grad(f, (0, 1))
-    step = jax.jit(slope, in_shardings=(rows, words, rows), out_shardings=(rows, words))
-    text = step.lower(h, matrix, targets).compile().as_text()
+    step = jax.jit(slope, in_shardings=(rows, words, rows, rows), out_shardings=(rows, words))
+    text = step.lower(h, matrix, targets, mask).compile().as_text()
     assert "all-reduce(" in text
     assert not [name for name in ("all-gather(", "all-to-all(", "collective-permute(") if name in text]
-    for got, wanted in zip(step(h, matrix, targets), jax.jit(slope)(h, matrix, targets), strict=True):
+    for got, wanted in zip(step(h, matrix, targets, mask), jax.jit(slope)(h, matrix, targets), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
