@@ -36,9 +36,8 @@ def chunk_length(batch: int, length: int, vocab_size: int) -> int:
     there are chunks to leave out, but not so few that products are slow.
     """
     positions = batch * length
-    logits = positions * vocab_size
-    chunks = max(-(-logits // LOGITS_AT_ONCE), min(8, logits // 2**23, positions // 512), 1)
-    return max(1, -(-length // chunks))
+    chunks = max(1, min(8, positions * vocab_size // 2**23, positions // 512))
+    return max(1, min(-(-length // chunks), LOGITS_AT_ONCE // (batch * vocab_size or 1)))
 
 
 def capped(z: Array, softcap: float | None) -> Array:

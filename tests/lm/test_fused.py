@@ -166,13 +166,11 @@ def test_memory_is_flat_in_the_vocabulary(monkeypatch: pytest.MonkeyPatch, vocab
 
 
 def test_chunks_are_within_the_bound_and_neither_many_nor_small() -> None:
-    large = [(16, 512, 8_192), (16, 512, 262_144), (3, 1_000, 151_936), (64, 2_048, 32_000)]
-    for batch, length, vocab in large:
+    for batch, length, vocab in [(16, 512, 8_192), (16, 512, 262_144), (3, 1_000, 151_936), (64, 2_048, 32_000)]:
         chunk = fused.chunk_length(batch, length, vocab)
         assert 1 <= chunk <= length and batch * chunk * vocab <= fused.LOGITS_AT_ONCE
-        chunks = -(-length // chunk)  # with two fewer they would be too large, or there are at most eight
-        assert chunks <= 8 or batch * vocab * -(-length // (chunks - 2)) > fused.LOGITS_AT_ONCE
-        assert batch * chunk >= 512 or batch * vocab * -(-length // (chunks - 1)) > fused.LOGITS_AT_ONCE
+        full = batch * (chunk + 1) * vocab > fused.LOGITS_AT_ONCE
+        assert full or (batch * chunk >= 512 and -(-length // chunk) == 8)
     assert [fused.chunk_length(*x) for x in [(1, 7, 11), (16, 256, 264), (4, 1, 50_257)]] == [7, 256, 1]
     assert fused.chunk_length(1_000, 10, 262_144) == 1  # a batch is never split
 
