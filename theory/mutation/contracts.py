@@ -192,17 +192,18 @@ def chosen_is_preferred(key: Array, *, name: str) -> Array:
     )
 
 
-def _held(method: Method, key: Array, t: Array) -> dict[str, Array]:
-    """The previous iterate and two other players, where a method reads them; they move with t."""
-    base = 0.5 * jax.random.normal(key, (3, 2)) + t * jnp.array([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.2]])
-    laws = jax.nn.log_softmax(base)
+def _held(method: Method, key: Array) -> dict[str, Array]:
+    """The previous iterate and two other players, where a method reads them."""
+    laws = jax.nn.log_softmax(0.5 * jax.random.normal(key, (3, 2)))
     wanted = {"anchor_logp": laws[0], "opponent_logp": laws[1:]}
     return {field: law for field, law in wanted.items() if field in method.reads}
 
 
 def optimum_differentiates(key: Array, *, name: str) -> Array:
-    """The stated optimum has the gradient of its value, in reward and reference."""
+    """The stated optimum has the gradient of its value, in reward and reference; iterates are constants to it."""
     method, keys, step = methods[name], jax.random.split(key, 3), 1e-5
+    held = _held(method, keys[2])
+    held |= {"sampler_logp": jnp.log(jnp.array([0.3, 0.7]))} if method.sampler is laws.data_and_previous else {}
     base, reward = jax.random.normal(keys[0], (2,)), 0.3 * jax.random.normal(keys[1], (2,))
     turn = jnp.array([1.0, -0.6])
     slacks = []
@@ -211,7 +212,6 @@ def optimum_differentiates(key: Array, *, name: str) -> Array:
         def along(t: Array, preferences: bool = preferences) -> Array:
             table = bradley_terry(reward + t * turn) if preferences else None
             ref_logp = jax.nn.log_softmax(base + t * turn[::-1])
-            held = _held(method, keys[2], t)
             return method.optimum(Problem(ref_logp=ref_logp, reward=reward + t * turn, preference=table, **held))
 
         _, slope = jax.jvp(along, (jnp.zeros(()),), (jnp.ones(()),))
@@ -224,7 +224,7 @@ def optimum_is_stationary(key: Array, *, name: str) -> Array:
     """The stated optimum has gradient 0, and another policy has not: with rewards only, and with preferences."""
     method = methods[name]
     keys = jax.random.split(key, 3)
-    held = _held(method, keys[2], jnp.zeros(()))
+    held = _held(method, keys[2])
     ref_logp, reward = jax.nn.log_softmax(jax.random.normal(keys[0], (2,))), 0.4 * jax.random.normal(keys[1], (2,))
     slacks = []
     for problem in (
@@ -272,7 +272,7 @@ def _properties() -> list[Statement]:
         if "reward" in reads and "reward_scale" in method.invariant_to:
             add("scale", "rewards may be scaled", rewards_may_move, name, shift=0.0, scale=3.0)
         if method.has_optimum and not any("token" in field for field in reads):
-            if not {"anchor_logp", "opponent_logp"} & set(reads):  # iterates are constants to an optimum
+            if not (method.separable and method.opponent is laws.previous):  # the root of a bisection has no gradient
                 add("optimum-gradient", "the optimum has the gradient of its value", optimum_differentiates, name)
             add("optimum", "the stated optimum is stationary", optimum_is_stationary, name)
         on_policy = method.sampler in (laws.policy, laws.old_policy) and not method.name.endswith("_token")

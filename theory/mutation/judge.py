@@ -180,7 +180,7 @@ def is_equivalent(mutant: Mutant, source: str, filename: str) -> bool:
             for name in seen_through(mutant.module, mutant.function)
             for case, answer in _original(mutant.module, name)
         ]
-    except LookupError:  # nobody knows how to draw its arguments: no witness
+    except LookupError:  # nobody knows how to draw its arguments, or it refuses them all: no witness
         return False
     code = mutant.compile(source, filename)
     with world(mutant.module, code):
@@ -196,7 +196,14 @@ def is_equivalent(mutant: Mutant, source: str, filename: str) -> bool:
 @functools.cache
 def _original(module: str, qualname: str) -> list[tuple[witness.Case, list[np.ndarray]]]:
     function = witness.find(module, qualname)
-    return [(case, witness.responses(function, case)) for case in witness.cases(module, function)]
+    found = []
+    for case in witness.cases(module, function):
+        # What the original refuses (a problem without opponents, a loop that does not differentiate) is no instance.
+        with contextlib.suppress(ValueError, TypeError):
+            found.append((case, witness.responses(function, case)))
+    if not any(np.size(array) for _, answer in found for array in answer):
+        raise LookupError(f"no instance of {module}.{qualname}")
+    return found
 
 
 def judge(mutant: Mutant, rows: Sequence[Item] | None = None) -> Verdict:

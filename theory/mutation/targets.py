@@ -16,7 +16,10 @@ MODULES = (
     "alignjax.divergences", "alignjax.laws", "alignjax.logspace", "alignjax.feedback", "alignjax.problem",
     "alignjax.games.game", "alignjax.games.equilibrium", "alignjax.games.kernel",
     "alignjax.games.regularised_solvers", "alignjax.games.original_solvers", "alignjax.games.multiplayer",
-    "alignjax.games.step_sizes",
+    "alignjax.games.step_sizes", "alignjax.games.solvers", "alignjax.games.social_choice", "alignjax.best_of",
+    "alignjax.mixed_kl", "alignjax.constrained", "alignjax.pair_optima", "alignjax.extragradient",
+    "alignjax.multiobjective.advantages", "alignjax.multiobjective.combiners", "alignjax.multiobjective.fronts",
+    "alignjax.multiobjective.minimum_norm",
 )  # fmt: skip
 """Modules of equations; every module of `alignjax.objectives` is one too."""
 METHODS_OF_CLASSES = {
@@ -27,6 +30,9 @@ METHODS_OF_CLASSES = {
 }
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOT_EQUATIONS = {
+    "alignjax.best_of": ("_checked", "_at_least_one"),
+    "alignjax.constrained": ("bisect",),
+    "alignjax.extragradient": ("against_anchor",),
     "alignjax.divergences": ("_laws",),
     "alignjax.feedback": ("_behaviour", "_opponent_win_rate", "tables"),
     "alignjax.games.equilibrium": (
@@ -36,12 +42,17 @@ NOT_EQUATIONS = {
     "alignjax.games.game": ("check_policy", "by_kind", "version_of", "of_two"),
     "alignjax.games.multiplayer": ("_players", "_nodes", "_nash", "_symmetric"),
     "alignjax.games.original_solvers": ("prox",),
+    "alignjax.games.social_choice": ("_matrix", "_shortest_cycle"),
+    "alignjax.games.solvers": ("solver", "_one_for_all", "_run", "_start", "solve"),
     "alignjax.kl_regularised": ("_checked",),
     "alignjax.logspace": ("as_float", "per_batch"),
+    "alignjax.multiobjective.advantages": ("_checked",),
+    "alignjax.multiobjective.combiners": ("_simplex",),
+    "alignjax.multiobjective.fronts": ("_rewards",),
+    "alignjax.multiobjective.minimum_norm": ("checked_gradients", "_interior_point", "_polished"),
 }  # fmt: skip
 """Checks of arguments, plumbing, and algorithms whose steps may differ as long as they converge (Newton, a linear
-program, an inner loop): what they return is held to the equations that they solve. `games.solvers` runs the solvers;
-`games.social_choice` is not mutated yet.
+program, bisection, an interior point, an inner loop): what they return is held to the equations that they solve.
 """
 
 
