@@ -81,6 +81,8 @@ class DecoderConfig:
     """What the backward pass computes again: `none`; `full`: every layer; `dots`: all but matrix products."""
     source: str = ""
     """The config.json that it was read from, if any: what an export keeps of it (token ids, ...)."""
+    tensor_dtypes: tuple[tuple[str, str], ...] = ()
+    """The tensors of the file, and their dtypes there, that were not of the widest dtype of their parameter."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "d_mlp", "num_layers", "num_heads", "max_length"):

@@ -90,7 +90,7 @@ def test_adapters_are_few_and_have_gradients() -> None:
 
 @pytest.mark.slow
 def test_extending_is_hidden() -> None:
-    states, cache = jax.jit(MODEL.extend)(moved(), TOKENS, KEEP, MODEL.empty_cache(2, 9))
+    states, _ = jax.jit(MODEL.extend)(moved(), TOKENS, KEEP, MODEL.empty_cache(2, 9))
     wanted = np.where(KEEP[..., None], hidden(MODEL, moved()), 0)
     np.testing.assert_allclose(np.where(KEEP[..., None], states, 0), wanted, atol=1e-4)
 

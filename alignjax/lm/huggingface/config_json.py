@@ -17,7 +17,7 @@ from alignjax.lm.rope import KINDS, Rope
 
 _ROPE_NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate",
                  "attention_factor", "mscale", "mscale_all_dim")  # fmt: skip
-_NOT_OF_THE_MODEL = ("dtype", "param_dtype", "attention", "remat", "source")
+_NOT_OF_THE_MODEL = ("dtype", "param_dtype", "attention", "remat", "source", "tensor_dtypes")
 
 
 class UnknownModel(ValueError):
@@ -89,16 +89,19 @@ def _rope(given: Mapping[str, Any], base: float, raw: Mapping[str, Any], trained
 
 def _ropes(raw: Mapping[str, Any], family: Family, get: Any) -> tuple[Rope, Rope | None]:
     """The rotary settings of plain and of local layers, from either layout."""
-    key = "rope_parameters" if raw.get("rope_parameters") else "rope_scaling"
-    given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    scaling, parameters = raw.get("rope_scaling") or {}, raw.get("rope_parameters") or {}
+    key = "rope_scaling" if scaling else "rope_parameters"
     trained, base = get("max_position_embeddings"), get("rope_theta")
     if family.model_type != "gemma3_text":
-        return _rope(given, base, raw, trained, key), None
-    if key == "rope_parameters" and not {"full_attention", "sliding_attention"} & set(given):
-        raise UnknownModel("config.json has rope_parameters without full_attention and sliding_attention")
-    parts = given if key == "rope_parameters" else {"full_attention": given, "sliding_attention": {}}
-    full = _rope(parts.get("full_attention") or {}, base, raw, trained, key)
-    return full, _rope(parts.get("sliding_attention") or {}, get("rope_local_base_freq"), raw, trained, key)
+        return _rope(scaling or parameters, base, raw, trained, key), None
+    if set(parameters) - {"full_attention", "sliding_attention"}:
+        raise UnknownModel(
+            f"config.json has rope_parameters with {', '.join(parameters)}; a {family.model_type} model has "
+            "full_attention and sliding_attention there"
+        )
+    full = _rope((parameters.get("full_attention") or {}) | scaling, base, raw, trained, key)
+    local_base = get("rope_local_base_freq")
+    return full, _rope(parameters.get("sliding_attention") or {}, local_base, raw, trained, key)
 
 
 def _windows(raw: Mapping[str, Any], family: Family, get: Any) -> tuple[int | None, tuple[bool, ...] | None]:
@@ -207,7 +210,7 @@ def _plain(config: DecoderConfig) -> DecoderConfig:
         query_scale=float(config.query_scale or config.head_size),
         local_layers=local,
         window=config.window if local else None,
-        local_rope=(config.local_rope or config.rope) if local else None,
+        local_rope=config.local_rope if local and config.local_rope != config.rope else None,
         **{name: getattr(DecoderConfig(), name) for name in _NOT_OF_THE_MODEL},
     )
 
@@ -304,7 +307,7 @@ def to_json(config: DecoderConfig, dtype: str | None = None) -> dict[str, Any]:
         fields = [f.name for f in dataclasses.fields(config) if f.name != "max_length"]
         lost = {name: getattr(config, name) for name in fields if getattr(read, name) != getattr(meant, name)}
         if lost:
-            told = ", ".join(f"{name} = {value}" for name, value in lost.items())
+            told = ", ".join(f"{name} = {value}" for name, value in lost.items() if value is not None)
             raise ValueError(f"a model of family {config.family!r} cannot be written with {told}")
     raw.pop("torch_dtype", None)
     raw.pop("dtype", None)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,10 @@ def load(
 ) -> tuple[DecoderConfig, Params]:
     """The config and the parameters of a Hugging Face folder: config.json and safetensors, in shards or in one.
 
-    `dtype`: of the parameters and of the computation; None: that of the files, tensor by tensor (a layer's tensors of
-    different dtypes take the widest). To compute in bfloat16 over float32 parameters, load float32 and
-    `dataclasses.replace(config, dtype="bfloat16")`. `sharding`: path of a parameter -> where it goes; each host then
-    reads only its part.
+    `dtype`: of the parameters and of the computation; None: that of the files (one that differs from layer to layer
+    becomes the widest, and is written back as it was: `tensor_dtypes`). To compute in bfloat16 over float32
+    parameters, load float32 and `dataclasses.replace(config, dtype="bfloat16")`. `sharding`: path of a parameter ->
+    where it goes; each host then reads only its part.
     Raises: FileNotFoundError on a folder without config or weights, or that lacks a shard; ValueError on a truncated
     shard, on tensors that are missing, too many, or of another shape or dtype than config.json makes them, on unknown
     architectures, and on config keys that cannot be honoured.
@@ -129,10 +129,17 @@ def load(
     if dtype is not None:
         name = checks.member("dtype", jnp.dtype(dtype).name, DTYPES)
         config = dataclasses.replace(config, dtype=name, param_dtype=name)
-    own = lambda parameter: np.result_type(*{tensor_files.DTYPES[found[name].code] for name in parameter.names})
     params: dict[str, Any] = {}
+    odd: list[tuple[str, str]] = []
     for parameter in wanted:
-        read = _reader(parameter, found, np.dtype(dtype) if dtype is not None else own(parameter))
+        codes = {name: found[name].code for name in parameter.names}
+        widest = _widest(codes.values())
+        kind = tensor_files.DTYPES[widest] if dtype is None else np.dtype(dtype)
+        if jax.dtypes.canonicalize_dtype(kind) != kind:
+            wide = next((name for name, code in codes.items() if code == "F64"), parameter.names[0])
+            raise ValueError(f"{folder}: {wide} is float64; give dtype='float32', or set jax_enable_x64")
+        odd += [(name, code) for name, code in codes.items() if dtype is None and code != widest]
+        read = _reader(parameter, found, kind)
         place = sharding(parameter.path) if sharding else jax.sharding.SingleDeviceSharding(jax.devices()[0])
         *above, last = parameter.path
         node = params
@@ -141,8 +148,14 @@ def load(
         node[last] = jax.make_array_from_callback(parameter.shape, place, read)
     if dtype is None:
         name = params["embedding"].dtype.name
-        config = dataclasses.replace(config, dtype=name, param_dtype=name)
+        config = dataclasses.replace(config, dtype=name, param_dtype=name, tensor_dtypes=tuple(odd))
     return config, params
+
+
+def _widest(codes: Iterable[str]) -> str:
+    """The dtype that holds all of these exactly."""
+    several = set(codes)
+    return "F32" if several == {"F16", "BF16"} else max(several, key=lambda code: tensor_files.DTYPES[code].itemsize)
 
 
 @jax.jit
@@ -165,7 +178,7 @@ def _tensors(config: DecoderConfig, params: Params) -> list[tensor_files.Tensor]
     if set(given) != {parameter.path for parameter in wanted}:
         odd = sorted("/".join(path) for path in set(given) ^ {parameter.path for parameter in wanted})
         raise ValueError(f"params are not those of the config; on one side only: {', '.join(odd)}")
-    tensors = []
+    tensors, own = [], dict(config.tensor_dtypes)
     for parameter in wanted:
         array = given[parameter.path]
         if array.shape != parameter.shape:
@@ -173,8 +186,9 @@ def _tensors(config: DecoderConfig, params: Params) -> list[tensor_files.Tensor]
         if np.dtype(array.dtype) not in tensor_files.DTYPES.values():
             raise ValueError(f"params: {'/'.join(parameter.path)} has dtype {array.dtype}; allowed are {DTYPES}")
         for i, name in enumerate(parameter.names):
+            kind = tensor_files.DTYPES[own[name]] if name in own else np.dtype(array.dtype)
             value = lambda p=parameter, a=array, i=i: p.to_file(_on_host(a, i if p.stacked else None))
-            tensors.append(tensor_files.Tensor(name, parameter.file_shape, np.dtype(array.dtype), value))
+            tensors.append(tensor_files.Tensor(name, parameter.file_shape, kind, value))
     return tensors
 
 
@@ -200,13 +214,14 @@ def save(
 ) -> None:
     """Writes a folder that `load` and `transformers` read: config.json, safetensors, tokenizer files.
 
-    Each tensor keeps its dtype. Adapters are merged. `tokenizer`: one with a method `save(folder)`, or a folder whose tokenizer files are
-    copied. `shard_bytes`: the most that a file holds, but for a tensor larger than that. Files of the same names are
-    replaced, each when the new one is whole, and other weights in the folder are removed.
+    Each tensor keeps its dtype. Adapters are merged. `tokenizer`: one with a method `save(folder)`, or a folder whose
+    tokenizer files are copied. `shard_bytes`: the most that a file holds, but for a tensor larger than that. Files of
+    the same names are replaced, each when the new one is whole, and other weights in the folder are removed.
     Raises: ValueError on params that are not of this config, and on a config for which its family has no words.
     """
     if isinstance(config, LoRA):
-        config, params = config.base, merged(config, params)
+        params = merged(config, params)
+        config = config.base
     folder = Path(folder)
     raw = to_json(config, str(np.dtype(params["embedding"].dtype)))
     tensors = _tensors(config, params)

@@ -21,7 +21,8 @@ DTYPES: Mapping[str, np.dtype] = {
 }
 """Of tensors that are weights."""
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
-_PIECE = 1 << 24
+_PIECE = 1 << 20
+"""Bytes that are brought in order at a time."""
 
 
 class BadWeights(ValueError):
@@ -106,17 +107,15 @@ def write(file: Path, tensors: Iterable[Tensor]) -> None:
         with unfinished.open("wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
             for tensor in tensors:
-                _write_array(stream, tensor.value())
+                _write_array(stream, tensor.value(), tensor.dtype)
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _write_array(stream: Any, array: np.ndarray) -> None:
+def _write_array(stream: Any, array: np.ndarray, dtype: np.dtype) -> None:
     """In C order, some rows at a time."""
-    if array.ndim < 2:
-        stream.write(np.ascontiguousarray(array).view(np.uint8).data)
-        return
     rows = max(1, _PIECE // max(1, array[:1].nbytes))
     for first in range(0, len(array), rows):
-        stream.write(np.ascontiguousarray(array[first : first + rows]).view(np.uint8).data)
+        piece = np.ascontiguousarray(array[first : first + rows], dtype)
+        stream.write(piece.view(np.uint8).data)
