@@ -9,7 +9,6 @@ import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,13 +18,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import alignjax
 from alignjax import checks, lm
-from tpu import flops, invariants, precompute
+from tpu import adapters, flops, precompute
 from tpu.arguments import UsageError
-from tpu.bridge import TOKENS, Others, reads
+from tpu.bridge import reads
 from tpu.fingerprint import fingerprint
 from tpu.loop import Run, keep_if_not_finite
 from tpu.mesh import make_mesh
-from tpu.partition import batch_shardings
+from tpu.models import load_model
+from tpu.observe import check, evaluator, export, generator
+from tpu.partition import batch_shardings, shardings
+from tpu.parts import Parts
 from tpu.run_config import Settings, as_yaml, git_commit, identity, versions
 from tpu.schedules import make_optimiser, make_schedule
 from tpu.tasks import TASKS
@@ -33,7 +35,6 @@ from tpu.train_step import (
     Carried,
     MethodTask,
     TrainState,
-    as_read,
     baseline_of,
     check_method,
     init_state,
@@ -44,53 +45,6 @@ from tpu.train_step import (
 )
 
 Batch = Mapping[str, Any]
-EVAL_SEED = 1
-"""What sets the keys of evaluations apart from those of rollouts."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class Parts:
-    """What a run is put together from, as far as it is known."""
-
-    settings: Settings
-    config: Any
-    params: Any
-    """Those of the policy at the start."""
-    tokenizer: Any
-    task: Any
-    """What the step descends: `MethodTask`, or one of `TASKS`."""
-    method: Any
-    """The record; None for a task."""
-    hyper: Mapping[str, Any]
-    carried: Carried
-    data: Any
-    batches: Any
-    rollout: Any
-    mesh: Any
-    optimiser: Any
-    schedule: Any
-    cache: dict[int, Any] = dataclasses.field(default_factory=dict)
-    """The last prepared batch, by step: the checks look at the first one before the loop does."""
-
-    def prepare(self, state: TrainState, reference: Any, batch: Batch, step: int) -> tuple[Batch, Mapping[str, Any]]:
-        """See `Run.prepare`: the fields that the step reads, sampled where the method is trained online."""
-        if step not in self.cache:
-            metrics: Mapping[str, Any] = {}
-            if self.rollout is not None:
-                from tpu.rollout import step_key
-
-                others = Others(reference=reference, anchor=state.anchor, history=state.history)
-                rolled = self.rollout(state.params, others, batch, step_key(self.settings.seed, step))
-                batch, metrics = rolled.batch, rolled.metrics
-            self.cache.clear()
-            self.cache[step] = self.read(batch), metrics
-        return self.cache[step]
-
-    def read(self, batch: Batch) -> Batch:
-        """The part of a batch that the step uses."""
-        if self.method is not None:
-            return as_read(self.method, batch)
-        return {name: x for name, x in batch.items() if name in (*TOKENS, "preference")}
 
 
 # --- what is asked for, checked ---------------------------------------------------------------------------------------
@@ -113,9 +67,9 @@ def assemble(settings: Settings) -> Run:
         name=settings.method, out=settings.folder, steps=settings.steps, state=state, reference=reference, step=step,
         batches=parts.batches, prepare=parts.prepare, learning_rate=_rates(parts.schedule, settings.steps),
         identity=same, described=paths, yaml=as_yaml(settings),
-        evaluate=_evaluator(parts) if settings.eval_data else None,
-        generate=_generator(parts), export=functools.partial(_export, parts),
-        check=functools.partial(_check, parts, state, reference) if settings.checks else None,
+        evaluate=evaluator(parts, _data) if settings.eval_data else None,
+        generate=generator(parts), export=functools.partial(export, parts),
+        check=functools.partial(check, parts, state, reference) if settings.checks else None,
         save_every=settings.save_every, keep=settings.keep, keep_best=settings.keep_best,
         eval_every=settings.eval_every, peak_flops=peak,
         flops_per_token=flops.per_token(parts.params, reference is not None and _scores(parts, "ref")),
@@ -143,9 +97,8 @@ def _parts(settings: Settings) -> Parts:
         raise UsageError(
             f"--max-length {settings.max_length} is more than the {config.max_length} that {settings.model} takes"
         )
-    if settings.lora_rank is not None or settings.lora_alpha is not None:
-        raise UsageError("--lora-rank: adapters cannot be trained yet")
-    rollout = None if method is None or not settings.online else _rollout(settings, config, method, hyper, tokenizer)
+    model = _with_adapters(settings, config)
+    rollout = None if method is None or not settings.online else _rollout(settings, model, method, hyper, tokenizer)
     data = _data(settings, settings.data, config, tokenizer, rollout)
     if settings.ref_logps:
         try:
@@ -156,7 +109,7 @@ def _parts(settings: Settings) -> Parts:
             raise UsageError(f"--ref-logps: {error}") from None
     if settings.batch > len(data):
         raise ValueError(f"--batch {settings.batch} is more than the {len(data)} rows of --data")
-    batches = lm.batches(data, settings.batch, seed=settings.seed)
+    batches = lm.batches(data, settings.batch, seed=settings.seed, num_buckets=settings.num_buckets())
     if method is not None and rollout is None:
         check_method(method, data.feedback, data.num_responses)
     try:
@@ -170,26 +123,30 @@ def _parts(settings: Settings) -> Parts:
         settings.optimizer, schedule, weight_decay=settings.weight_decay, clip=settings.max_grad_norm or None
     )
     baseline = "none" if method is None else baseline_of(method, settings.baseline)
-    task = TASKS[task_name][0](config) if method is None else MethodTask(config, method, hyper, baseline)
+    task = TASKS[task_name][0](model) if method is None else MethodTask(model, method, hyper, baseline)
+    task = task if model is config else adapters.AdapterTask(task)
     carried = Carried()
     if method is not None:
         anchored = rollout is not None and "previous" in rollout.plan.sources
         carried = Carried.by(method, history=settings.history, baseline=settings.baseline, anchor=anchored)
     return Parts(
-        settings=settings, config=config, params=params, tokenizer=tokenizer, task=task, method=method, hyper=hyper,
-        carried=carried, data=data, batches=batches, rollout=rollout, mesh=mesh, optimiser=optimiser, schedule=schedule,
+        settings=settings, decoder=config, config=model, params=params, tokenizer=tokenizer, task=task, method=method,
+        hyper=hyper, carried=carried, data=data, batches=batches, rollout=rollout, mesh=mesh, optimiser=optimiser,
+        schedule=schedule,
     )  # fmt: skip
 
 
-def load_model(name: str, *, seed: int = 0, dtype: str | None = None) -> tuple[Any, Any, Any]:
-    """(config, params, tokenizer) of a Hugging Face folder, or of a preset with random parameters."""
-    if not Path(name).is_dir():
-        config = lm.preset(name)
-        if dtype is not None:
-            config = dataclasses.replace(config, param_dtype=dtype)
-        return config, lm.init(config, jax.random.key(seed)), lm.ByteTokenizer()
-    config, params = lm.load(name, dtype=dtype)
-    return config, params, lm.load_tokenizer(name)
+def _with_adapters(settings: Settings, config: lm.DecoderConfig) -> Any:
+    """The model that is trained: the decoder, or it with adapters."""
+    if settings.lora_rank is None:
+        if settings.lora_alpha is not None:
+            raise UsageError("--lora-alpha is of adapters: give --lora-rank as well")
+        return config
+    if settings.reference is not None:
+        raise UsageError("--reference: with --lora-rank the reference is the model itself, its adapters off")
+    if settings.method == "reward_model":
+        raise UsageError("--lora-rank: a reward model is trained whole")
+    return lm.LoRA(base=config, rank=settings.lora_rank, alpha=settings.lora_alpha or 2.0 * settings.lora_rank)
 
 
 def _names() -> list[str]:
@@ -299,14 +256,13 @@ def _placed(parts: Parts) -> tuple[TrainState, Any, Any, Batch]:
         batch_shardings(example, parts.mesh)
     except ValueError as error:
         raise ValueError(f"--batch {settings.batch} does not fit --mesh: {error}") from None
-    whole = NamedSharding(parts.mesh, PartitionSpec())
     try:
-        where, state, reference = _states(parts)
+        where, reference_where, state, reference = _states(parts)
     except ValueError as error:
         raise ValueError(f"--model {settings.model} does not fit --mesh: {error}") from None
     step = make_train_step(
         parts.config, parts.task, parts.hyper, parts.optimiser, parts.mesh, example, where=where,
-        reference_where=whole if reference is None else where.params, carried=parts.carried,
+        reference_where=reference_where, carried=parts.carried,
         accumulate=settings.accumulate, iteration_steps=settings.iteration_steps,
         fixed_history=settings.fixed_history,
     )  # fmt: skip
@@ -315,28 +271,40 @@ def _placed(parts: Parts) -> tuple[TrainState, Any, Any, Batch]:
     return state, reference, keep_if_not_finite(step), example
 
 
-def _states(parts: Parts) -> tuple[TrainState, TrainState, Any]:
-    settings, key = parts.settings, jax.random.key(parts.settings.seed)
+def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
+    """(where the state lies, where the reference lies, state, reference)."""
+    settings, key, mesh = parts.settings, jax.random.key(parts.settings.seed), parts.mesh
+    whole = NamedSharding(mesh, PartitionSpec())
+    if parts.config is not parts.decoder:
+        model = parts.config
+        axes = lm.logical_axes(model)
+        start = lm.lora.init(model, parts.params, jax.random.fold_in(key, 1))
+        where = state_shardings(
+            model, parts.optimiser, mesh, parts.carried, axes=axes["lora"], shapes=jax.eval_shape(lambda: start["lora"])
+        )
+        frozen = {"base": shardings(axes["base"], parts.params, mesh), "lora": {}}
+        make = lambda params: new_state(parts.optimiser, params, parts.carried, d_model=parts.decoder.d_model)
+        state = jax.jit(make, out_shardings=where)(start["lora"])
+        return where, frozen, state, jax.device_put(lm.lora.reference(start), frozen)
     if parts.method is None:
         shapes = jax.eval_shape(parts.task.init, parts.params, key)
-        where = state_shardings(
-            parts.config, parts.optimiser, parts.mesh, Carried(), axes=parts.task.axes(), shapes=shapes
-        )
+        where = state_shardings(parts.config, parts.optimiser, mesh, Carried(), axes=parts.task.axes(), shapes=shapes)
         make = lambda params: new_state(parts.optimiser, parts.task.init(params, key), Carried())
-        return where, jax.jit(make, out_shardings=where)(parts.params), None
-    where = state_shardings(parts.config, parts.optimiser, parts.mesh, parts.carried)
+        return where, whole, jax.jit(make, out_shardings=where)(parts.params), None
+    where = state_shardings(parts.config, parts.optimiser, mesh, parts.carried)
     other = None
     if settings.reference is not None:
         config, other, _ = load_model(settings.reference, seed=settings.seed, dtype=settings.param_dtype)
-        if dataclasses.replace(config, dtype=parts.config.dtype, remat=parts.config.remat) != parts.config:
+        if dataclasses.replace(config, dtype=parts.decoder.dtype, remat=parts.decoder.remat) != parts.decoder:
             raise UsageError(f"--reference {settings.reference} is a model of another shape than {settings.model}")
     state, reference = init_state(
-        parts.config, parts.optimiser, key, parts.mesh, carried=parts.carried, params=parts.params, reference=other
+        parts.config, parts.optimiser, key, mesh, carried=parts.carried, params=parts.params, reference=other
     )
     drawn = parts.rollout is not None and parts.rollout.plan.sources & {"reference", "mixture", "previous", "best_of_n"}
     stored = "ref_token_logp" in getattr(parts.data, "feedback", {})
-    needed = (reads(parts.method, "ref") and not stored) or drawn
-    return where, state, reference if needed else None
+    if (reads(parts.method, "ref") and not stored) or drawn:
+        return where, where.params, state, reference
+    return where, whole, state, None
 
 
 def _rates(schedule: Any, steps: int) -> Callable[[int], float]:
@@ -345,128 +313,7 @@ def _rates(schedule: Any, steps: int) -> Callable[[int], float]:
     return lambda t: float(rates[t])
 
 
-# --- looking at it ----------------------------------------------------------------------------------------------------
-
-
-def _policy(parts: Parts, state: TrainState) -> Any:
-    """The language model's parameters in a state."""
-    return state.params["decoder"] if parts.settings.method == "reward_model" else state.params
-
-
-def _evaluator(parts: Parts) -> Callable[[TrainState, Any], Mapping[str, float]]:
-    """The loss and metrics of the step on `--eval-data`, row by row in their order, without an update."""
-    settings = parts.settings
-    if parts.rollout is not None:
-        raise UsageError("--eval-data: an online method is evaluated on the rewards it is trained on; see also `eval`")
-    data = _data(settings, settings.eval_data, parts.config, parts.tokenizer, None)
-    if parts.method is not None:
-        check_method(parts.method, data.feedback, data.num_responses)
-
-    @jax.jit
-    def sums(state: TrainState, reference: Any, batch: Batch) -> Any:
-        others = Others(reference=reference, anchor=state.anchor, history=state.history)
-        trained = {"params": state.params} | ({} if state.value is None else {"value": state.value})
-        return parts.task.sums(trained, others, batch, state.baseline)
-
-    def evaluate(state: TrainState, reference: Any) -> Mapping[str, float]:
-        total: Any = None
-        for start in range(0, len(data), settings.batch):
-            index = np.arange(start, min(start + settings.batch, len(data)))
-            found = sums(state, reference, parts.read(data.rows(index)))
-            total = found if total is None else jax.tree.map(jnp.add, total, found)
-        loss, metrics = total.means()
-        return {"loss": float(loss), **{name: float(value) for name, value in metrics.items()}}
-
-    return evaluate
-
-
-def _generator(parts: Parts) -> Callable[[TrainState, int], list[Mapping[str, Any]]] | None:
-    """A few responses to the first prompts of the evaluation's data, or of the training's."""
-    settings = parts.settings
-    if settings.method == "reward_model" or not settings.eval_prompts:
-        return None
-    from tpu.rollout import prompts_of
-
-    rows = parts.data.rows(np.arange(min(settings.eval_prompts, len(parts.data))))
-    found = prompts_of(rows, parts.tokenizer.pad)
-    new = min(settings.max_new_tokens, parts.config.max_length - found["prompts"].shape[-1])
-    if new < 1:
-        return None
-    stops = tuple(getattr(parts.tokenizer, "stops", (parts.tokenizer.eos,)))
-
-    def generate(state: TrainState, step: int) -> list[Mapping[str, Any]]:
-        from tpu.rollout import step_key
-
-        key = jax.random.fold_in(step_key(settings.seed, step), EVAL_SEED)
-        made = lm.generate(
-            parts.config, _policy(parts, state), found["prompts"], key, max_new_tokens=new,
-            temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, stop=stops,
-            attention_mask=found["prompt_mask"], pad=parts.tokenizer.pad,
-        )  # fmt: skip
-        made = jax.device_get(made)
-        text = lambda tokens, mask: parts.tokenizer.decode([int(t) for t, m in zip(tokens, mask, strict=True) if m])
-        prompts = [text(*pair) for pair in zip(found["prompts"], found["prompt_mask"], strict=True)]
-        written = [text(*pair) for pair in zip(made.tokens, made.mask, strict=True)]
-        return [{"prompt": prompt, "text": out} for prompt, out in zip(prompts, written, strict=True)]
-
-    return generate
-
-
-def _export(parts: Parts, folder: Path, state: TrainState) -> None:
-    """A Hugging Face folder, with the tokenizer."""
-    if parts.settings.method == "reward_model":
-        from tpu.reward_model import save_reward_model
-
-        save_reward_model(folder, parts.config, state.params, parts.tokenizer)
-    else:
-        lm.save(folder, parts.config, state.params, parts.tokenizer)
-
-
-def _check(parts: Parts, state: TrainState, reference: Any, done: int) -> list[str]:
-    """See `invariants`; one line each."""
-    position = parts.batches.get_state()
-    try:
-        raw = next(parts.batches)
-        batch = parts.prepare(state, reference, raw, done)[0]
-    finally:
-        parts.batches.set_state(position)
-    found = [_check_reference(parts, state, reference, batch, done)]
-    dtype = parts.config.dtype
-
-    @jax.jit
-    def sums(batch: Batch) -> tuple[Any, Any]:
-        others = Others(reference=reference, anchor=state.anchor, history=state.history)
-        trained = {"params": state.params} | ({} if state.value is None else {"value": state.value})
-        made = parts.task.sums(trained, others, batch, state.baseline)
-        return made.loss, made.count
-
-    found.append(invariants.same_for_halves(sums, batch, dtype=dtype))
-    tokenizer = parts.tokenizer
-    stops = tuple(getattr(tokenizer, "stops", (tokenizer.eos,)))
-    found.append(invariants.one_bos(batch, tokenizer.bos))
-    longest = parts.settings.max_length or parts.config.max_length
-    if parts.rollout is None:
-        found.append(invariants.eos_is_trained(batch, stops, tokenizer.pad, longest))
-    specials = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
-    found.append(invariants.tokenizer_fits(batch, specials, tokenizer.vocab_size, parts.config.vocab_size))
-    invariants.require(found)
-    return [str(check) for check in found]
-
-
-def _check_reference(parts: Parts, state: TrainState, reference: Any, batch: Batch, done: int) -> invariants.Check:
-    name = "reference"
-    if done:
-        return invariants.Check(name, None, f"resumed after {done} updates; the reference is the one of the checkpoint")
-    if parts.settings.reference is not None:
-        return invariants.Check(name, None, f"--reference {parts.settings.reference} is a model of its own")
-    stored = batch.get("ref_token_logp")
-    if stored is None and reference is None:
-        return invariants.Check(name, None, f"{parts.settings.method} has no reference")
-    arrays = [batch[field] for field in TOKENS]
-    policy = lm.token_logps(parts.config, _policy(parts, state), *arrays).sum(-1)
-    there = lm.token_logps(parts.config, reference, *arrays) if stored is None else jnp.asarray(stored)
-    there = jnp.where(jnp.asarray(batch["loss_mask"]) != 0, there, 0.0).sum(-1)
-    return invariants.policy_is_reference(policy, there, dtype=parts.config.dtype, precomputed=stored is not None)
+# --- in words ---------------------------------------------------------------------------------------------------------
 
 
 def _described(parts: Parts, example: Batch) -> dict[str, Any]:
@@ -480,7 +327,7 @@ def _described(parts: Parts, example: Batch) -> dict[str, Any]:
         "hyperparameters": dict(parts.hyper),
         "lr": settings.learning_rate(),
         "out": str(settings.folder),
-        "model": {"name": settings.model, **dataclasses.asdict(parts.config)},
+        "model": {"name": settings.model, **dataclasses.asdict(parts.decoder)},
         "rows": {
             "prompts": len(parts.data),
             "responses": int(example["tokens"].shape[1]),

@@ -49,8 +49,8 @@ def policy_is_reference(policy: Any, reference: Any, *, dtype: str = "float32", 
     return Check(
         "reference",
         False,
-        f"at step 0 the policy gives response {response} of row {row} of the first batch the log-prob {here:.4f} and the "
-        f"{source} {there:.4f}, which differ by {worst:.3g} > {TOLERANCE[dtype]:g} nats; {why}",
+        f"at step 0 the policy gives response {response} of row {row} of the first batch the log-prob {here:.4f} and "
+        f"the {source} {there:.4f}, which differ by {worst:.3g} > {TOLERANCE[dtype]:g} nats; {why}",
     )
 
 
@@ -127,7 +127,8 @@ def eos_is_trained(batch: Batch, stops: Sequence[int], pad: int, max_length: int
     return Check(
         "eos",
         False,
-        f"the end of sequence ({_listed(stops)}) is not trained in {int(bad.sum())} responses (the first: {row}); {why}",
+        f"the end of sequence ({_listed(stops)}) is not trained in {int(bad.sum())} responses (the first: {row}); "
+        f"{why}",
     )
 
 

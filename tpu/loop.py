@@ -79,10 +79,10 @@ class Run:
     here. Its randomness is a function of the seed and of t.
     """
     evaluate: Callable[[Any, Any], Mapping[str, float]] | None = None
-    generate: Callable[[Any, int], list[Mapping[str, Any]]] | None = None
-    """(state, step) -> rows of samples.jsonl: "text" and what else there is to say."""
-    export: Callable[[Path, Any], None] | None = None
-    """Writes the trained model into a folder."""
+    generate: Callable[[Any, Any, int], list[Mapping[str, Any]]] | None = None
+    """(state, reference, step) -> rows of samples.jsonl: "text" and what else there is to say."""
+    export: Callable[[Path, Any, Any], None] | None = None
+    """(folder, state, reference): writes the trained model."""
     check: Callable[[int], list[str]] | None = None
     """The checks at the start, with the number of updates made before: a line each. Raises: UsageError."""
     say: Callable[[str], None] = lambda line: None
@@ -282,7 +282,7 @@ class _Loop:
             found = {f"eval/{name}": float(value) for name, value in run.evaluate(run.state, run.reference).items()}
             self.latest |= self.log.write("eval", {"step": self.done, **found})
         if run.generate is not None:
-            for row in run.generate(run.state, self.done):
+            for row in run.generate(run.state, run.reference, self.done):
                 self.log.write("samples", {"step": self.done, **row})
         self.evaluated = self.done
 
@@ -349,11 +349,11 @@ class _Loop:
             f"python -m tpu train --replay {file}"
         )
 
-    def _export(self, export: Callable[[Path, Any], None]) -> None:
+    def _export(self, export: Callable[[Path, Any, Any], None]) -> None:
         """The model beside its place, then into it."""
         model, beside = self.run.out / "model", self.run.out / "model.part"
         shutil.rmtree(beside, ignore_errors=True)
-        export(beside, self.run.state)
+        export(beside, self.run.state, self.run.reference)
         _write(beside / EXPORTED, json.dumps({"steps": self.done}) + "\n")
         if model.exists():  # of fewer updates: the run was made longer
             shutil.rmtree(model)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpu.arguments import UsageError
-from tpu.bridge import Others
 from tpu.checkpoints import Checkpoints
 from tpu.run_config import Settings
 
@@ -38,23 +37,22 @@ def replay(file: Path, settings: Settings, *, as_json: bool = False) -> str:
 
 def look(parts: Any, state: Any, reference: Any, batch: Any) -> dict[str, Any]:
     """The loss of each prompt by itself, and the parameters whose value or gradient is not finite."""
-    others = Others(reference=reference, anchor=state.anchor, history=state.history)
-    trained = {"params": state.params} | ({} if state.value is None else {"value": state.value})
+    trained = state.params
 
     @jax.jit
-    def one(row: Any) -> Any:
-        def loss(t: Any) -> Any:
-            sums = parts.task.sums(t, others, row, state.baseline)
+    def one(params: Any, reference: Any, row: Any) -> Any:
+        def loss(params: Any) -> Any:
+            sums = parts.sums(dataclasses.replace(state, params=params), reference, row)
             return sums.loss / jnp.maximum(sums.count, 1)
 
-        value, slope = jax.value_and_grad(loss)(trained)
+        value, slope = jax.value_and_grad(loss)(params)
         return value, jax.tree.map(lambda g: jnp.isfinite(g).all(), slope)
 
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
     size = next(iter(batch.values())).shape[0]
     losses, slopes = [], set()
     for n in range(size):
-        value, fine = jax.device_get(one({key: array[n : n + 1] for key, array in batch.items()}))
+        value, fine = jax.device_get(one(trained, reference, {key: x[n : n + 1] for key, x in batch.items()}))
         losses.append(float(value))
         slopes |= {name(path) for path, ok in jax.tree_util.tree_leaves_with_path(fine) if not ok}
     broken = [name(p) for p, x in jax.tree_util.tree_leaves_with_path(trained) if not bool(jnp.isfinite(x).all())]

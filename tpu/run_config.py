@@ -51,6 +51,7 @@ class Settings:
     max_length: int | None = None
     max_prompt_length: int | None = None
     too_long: str = "drop"
+    buckets: int | None = None
     # what is carried along
     baseline: str | None = None
     history: int = 2
@@ -97,6 +98,10 @@ class Settings:
             return 1e-3
         return 1e-6 if self.lora_rank is None else 1e-5
 
+    def num_buckets(self) -> int:
+        """`buckets`, or 1 for a preset, where compiling costs more than padding, and 4 for weights."""
+        return self.buckets or (4 if Path(self.model).is_dir() else 1)
+
     def given(self) -> dict[str, Any]:
         """What differs from the defaults, hyperparameters among them, by the names of the flags."""
         found: dict[str, Any] = {}
@@ -120,7 +125,7 @@ def identity(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
     A decaying schedule depends on its length, so that `steps` belong to it; a constant one goes on for ever.
     """
     fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in FREE}
-    fields["lr"] = settings.learning_rate()
+    fields["buckets"], fields["lr"] = settings.num_buckets(), settings.learning_rate()
     endless = settings.schedule == "constant"
     fields["schedule_steps"] = None if endless else settings.schedule_steps or settings.steps
     merged: dict[str, Any] = json.loads(json.dumps({**fields, **facts}))

@@ -83,16 +83,16 @@ def test_one_beginning_of_sequence() -> None:
 
 
 def test_the_end_of_sequence_is_trained() -> None:
-    assert invariants.eos_is_trained(batch(), EOS, PAD, LENGTH).holds
+    assert invariants.eos_is_trained(batch(), (EOS,), PAD, LENGTH).holds
     padded = batch(tokens=np.where(TOKENS == PAD, EOS, TOKENS))  # pad is the end of sequence
-    found = invariants.eos_is_trained(padded, EOS, EOS, LENGTH)
+    found = invariants.eos_is_trained(padded, (EOS,), EOS, LENGTH)
     assert found.holds and "which pads as well" in found.says and "in 3 responses" in found.says
     masked = batch(tokens=padded["tokens"], loss_mask=LOSS & (padded["tokens"] != EOS))
-    found = invariants.eos_is_trained(masked, EOS, EOS, LENGTH)
+    found = invariants.eos_is_trained(masked, (EOS,), EOS, LENGTH)
     assert found.holds is False and "not trained in 2 responses (the first: 0)" in found.says
     assert "masked because it is the pad token too" in found.says
     # The cut response is no mistake, unless there was room for its end.
-    assert invariants.eos_is_trained(batch(), EOS, PAD, LENGTH + 1).holds is False
+    assert invariants.eos_is_trained(batch(), (EOS,), PAD, LENGTH + 1).holds is False
 
 
 @pytest.mark.parametrize(

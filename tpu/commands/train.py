@@ -81,19 +81,20 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     flag("param_dtype", "of the parameters that the optimiser updates", **one_of(dtypes))
     flag("remat", "what the backward pass computes again: none, full, dots", **one_of(("none", "full", "dots")))
     flag("lora_rank", "train adapters of this rank; the reference does without them", type=whole(1), metavar="R")
-    flag("lora_alpha", "their scale is alpha / rank (default: the rank)", type=positive, metavar="X")
+    flag("lora_alpha", "their scale is alpha / rank (default: twice the rank)", type=positive, metavar="X")
     flag("mesh", "e.g. data=4,tensor=2; axes data, fsdp, tensor (default: all devices on data)", metavar="AXES")
 
     flag = _Flags(train.add_argument_group("data"))
     flag("max_length", "tokens of prompt and response (default: the model's)", type=whole(2), metavar="T")
     flag("max_prompt_length", "tokens of a prompt (default: what leaves room)", type=whole(1), metavar="T")
+    flag("buckets", "lengths at most that batches are padded to, each compiled once (default: 1 for a preset, else 4)",
+         type=whole(1), metavar="N")  # fmt: skip
     flag("too_long", "what is done with longer prompts: drop, error, truncate_left",
          **one_of(("drop", "error", "truncate_left")))  # fmt: skip
 
     flag = _Flags(train.add_argument_group("reference and past policies"))
     flag("reference", "a model that is not the one trained (default: a frozen copy)", metavar="DIR")
-    flag("ref_logps", "log-probs from `python -m tpu logprobs`, of the reference, an anchor or opponents, which then need "
-         "no model here", nargs="+", metavar="FILE")  # fmt: skip
+    flag("ref_logps", "files of `python -m tpu logprobs`, in place of the models", nargs="+", metavar="FILE")
     flag("baseline", "a value of the prompt for methods that take one", **one_of(("none", "head", "running")))
     flag("history", "past policies that are kept, for methods that read them", type=whole(1), metavar="J")
     flag("iteration_steps", "updates after which anchor and history are renewed", type=whole(1), metavar="N")

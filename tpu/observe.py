@@ -1,0 +1,132 @@
+"""Looking at a run: the loss on other data, texts, the checks at the start, and the model at the end."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import lm
+from tpu import adapters, invariants
+from tpu.arguments import UsageError
+from tpu.bridge import TOKENS
+from tpu.parts import Batch, Parts
+from tpu.train_step import TrainState, check_method
+
+EVAL_SEED = 1
+"""What sets the keys of evaluations apart from those of rollouts."""
+
+
+def evaluator(parts: Parts, read: Callable[..., Any]) -> Callable[[TrainState, Any], Mapping[str, float]]:
+    """The loss and metrics of the step on `--eval-data`, row by row, without an update; `read` reads the files."""
+    settings = parts.settings
+    if parts.rollout is not None:
+        raise UsageError("--eval-data: an online method is evaluated on the rewards it is trained on; see also `eval`")
+    data = read(settings, settings.eval_data, parts.decoder, parts.tokenizer, None)
+    if parts.method is not None:
+        check_method(parts.method, data.feedback, data.num_responses)
+
+    sums = jax.jit(parts.sums)
+
+    def evaluate(state: TrainState, reference: Any) -> Mapping[str, float]:
+        total: Any = None
+        for start in range(0, len(data), settings.batch):
+            index = np.arange(start, min(start + settings.batch, len(data)))
+            found = sums(state, reference, parts.read(data.rows(index)))
+            total = found if total is None else jax.tree.map(jnp.add, total, found)
+        loss, metrics = total.means()
+        return {"loss": float(loss), **{name: float(value) for name, value in metrics.items()}}
+
+    return evaluate
+
+
+def generator(parts: Parts) -> Callable[[TrainState, Any, int], list[Mapping[str, Any]]] | None:
+    """A few responses to the first prompts of the evaluation's data, or of the training's."""
+    settings = parts.settings
+    if settings.method == "reward_model" or not settings.eval_prompts:
+        return None
+    from tpu.rollout import prompts_of
+
+    rows = parts.data.rows(np.arange(min(settings.eval_prompts, len(parts.data))))
+    found = prompts_of(rows, parts.tokenizer.pad)
+    new = min(settings.max_new_tokens, parts.config.max_length - found["prompts"].shape[-1])
+    if new < 1:
+        return None
+    stops = tuple(getattr(parts.tokenizer, "stops", (parts.tokenizer.eos,)))
+
+    def generate(state: TrainState, reference: Any, step: int) -> list[Mapping[str, Any]]:
+        from tpu.rollout import step_key
+
+        key = jax.random.fold_in(step_key(settings.seed, step), EVAL_SEED)
+        made = lm.generate(
+            parts.config, parts.policy(state, reference), found["prompts"], key, max_new_tokens=new,
+            temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, stop=stops,
+            attention_mask=found["prompt_mask"], pad=parts.tokenizer.pad,
+        )  # fmt: skip
+        made = jax.device_get(made)
+        text = lambda tokens, mask: parts.tokenizer.decode([int(t) for t, m in zip(tokens, mask, strict=True) if m])
+        prompts = [text(*pair) for pair in zip(found["prompts"], found["prompt_mask"], strict=True)]
+        written = [text(*pair) for pair in zip(made.tokens, made.mask, strict=True)]
+        return [{"prompt": prompt, "text": out} for prompt, out in zip(prompts, written, strict=True)]
+
+    return generate
+
+
+def export(parts: Parts, folder: Path, state: TrainState, reference: Any) -> None:
+    """A Hugging Face folder, with the tokenizer."""
+    if parts.settings.method == "reward_model":
+        from tpu.reward_model import save_reward_model
+
+        save_reward_model(folder, parts.decoder, state.params, parts.tokenizer)
+    else:
+        own = parts.config is parts.decoder
+        params = state.params if own else adapters.export(parts.config, reference, state.params)
+        lm.save(folder, parts.decoder, params, parts.tokenizer)
+
+
+def check(parts: Parts, state: TrainState, reference: Any, done: int) -> list[str]:
+    """See `invariants`; one line each."""
+    position = parts.batches.get_state()
+    try:
+        raw = next(parts.batches)
+        batch = parts.prepare(state, reference, raw, done)[0]
+    finally:
+        parts.batches.set_state(position)
+    found = [_check_reference(parts, state, reference, batch, done)]
+    dtype = parts.decoder.dtype
+
+    @jax.jit
+    def sums(state: TrainState, reference: Any, batch: Batch) -> tuple[Any, Any]:
+        made = parts.sums(state, reference, batch)
+        return made.loss, made.count
+
+    found.append(invariants.same_for_halves(functools.partial(sums, state, reference), batch, dtype=dtype))
+    tokenizer = parts.tokenizer
+    stops = tuple(getattr(tokenizer, "stops", (tokenizer.eos,)))
+    found.append(invariants.one_bos(batch, tokenizer.bos))
+    longest = parts.settings.max_length or parts.config.max_length
+    if parts.rollout is None:
+        found.append(invariants.eos_is_trained(batch, stops, tokenizer.pad, longest))
+    specials = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
+    found.append(invariants.tokenizer_fits(batch, specials, tokenizer.vocab_size, parts.config.vocab_size))
+    invariants.require(found)
+    return [str(check) for check in found]
+
+
+def _check_reference(parts: Parts, state: TrainState, reference: Any, batch: Batch, done: int) -> invariants.Check:
+    name = "reference"
+    if done:
+        return invariants.Check(name, None, f"resumed after {done} updates; the reference is the one of the checkpoint")
+    if parts.settings.reference is not None:
+        return invariants.Check(name, None, f"--reference {parts.settings.reference} is a model of its own")
+    stored = batch.get("ref_token_logp")
+    if stored is None and (reference is None or parts.method is None):
+        return invariants.Check(name, None, f"{parts.settings.method} has no reference")
+    arrays = [batch[field] for field in TOKENS]
+    policy = lm.token_logps(parts.config, parts.policy(state, reference), *arrays).sum(-1)
+    there = lm.token_logps(parts.config, reference, *arrays) if stored is None else jnp.asarray(stored)
+    there = jnp.where(jnp.asarray(batch["loss_mask"]) != 0, there, 0.0).sum(-1)
+    return invariants.policy_is_reference(policy, there, dtype=parts.decoder.dtype, precomputed=stored is not None)
