@@ -54,17 +54,18 @@ def declared(method: Method) -> dict[str, str]:
     Every record promises a finite gradient, prompts that do not see each other and, of tokens, that masked ones have
     no influence; the rest is in `invariant_to`.
     """
-    kind = subject_of(method).kind
+    kind, reads = subject_of(method).kind, method.reads
     wanted = {"gradient_finite": "holds", "batch_separable": "holds"}
     if kind in ("token", "token_group"):
         wanted["masked_tokens_inert"] = "holds"
     if "relabelling" in method.invariant_to:
         wanted["permutation_equivariant"] = "holds"
-    # The audit's shift is of the rewards, or for pairs of both log-probs of the policy: their log-ratios.
-    shift = "log_ratio_shift" if kind == "pair" else "reward_shift"
-    if shift in method.invariant_to and (kind == "pair" or "reward" in method.reads):
+    # The audit's shift is of the rewards; of pairs without any, of both log-probs of the policy: their log-ratios.
+    of_rewards = bool({"reward", "rewards"} & set(reads))
+    shift = "log_ratio_shift" if kind == "pair" and not of_rewards else "reward_shift"
+    if shift in method.invariant_to and (kind == "pair" or of_rewards):
         wanted["shift_invariant"] = "holds"
-    if "reward_scale" in method.invariant_to and "reward" in method.reads:
+    if "reward_scale" in method.invariant_to and "reward" in reads:
         wanted["scale_equivariant"] = "invariant"
     return wanted
 

@@ -98,6 +98,23 @@ def masks(draw: st.DrawFn, shape: tuple[int, ...], *, allow_empty: bool = False)
     return (np.arange(length) < np.asarray(lengths)[:, None]).astype(float).reshape(shape)
 
 
+FEEDBACK = ("reward", "rewards", "win_rate", "value", "preference")
+"""Fields of `Samples` that a loss of any kind may read beside its own: `batches(kind, more=...)` draws them."""
+
+
+def _feedback(name: str, prompts: int, responses: int) -> st.SearchStrategy[np.ndarray]:
+    """One of FEEDBACK: two objectives, win-rates and preferences in sixteenths, a value for each prompt."""
+    if name in ("win_rate", "preference"):
+        count = prompts * (responses if name == "win_rate" else 1)
+        shares = st.lists(st.integers(0, 16).map(lambda k: k / 16), min_size=count, max_size=count).map(np.asarray)
+        if name == "win_rate":
+            return shares.map(lambda p: p.reshape((prompts, responses)))
+        half = np.full(prompts, 0.5)
+        return shares.map(lambda p: np.moveaxis(np.asarray([[half, p], [1 - p, half]]), -1, 0))
+    shape = {"reward": (prompts, responses), "rewards": (prompts, responses, 2), "value": (prompts,)}[name]
+    return arrays(shape, -4.0, 4.0)
+
+
 @st.composite
 def batches(
     draw: st.DrawFn,
@@ -108,18 +125,21 @@ def batches(
     tokens: int = 3,
     lowest: float = -20.0,
     binary_reward: bool = False,
+    more: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The arrays of a loss of one of the audit's kinds, by `Samples` field name."""
+    """The arrays of a loss of one of the audit's kinds, by `Samples` field name, and `more` fields of FEEDBACK."""
     reward = st.integers(0, 1).map(float) if binary_reward else quarters(-4.0, 4.0)
 
     def rewarded(shape: tuple[int, ...]) -> np.ndarray:
         size = int(np.prod(shape))
         return np.asarray(draw(st.lists(reward, min_size=size, max_size=size))).reshape(shape)
 
+    responses = 2 if kind == "pair" else responses
+    extra = {name: draw(_feedback(name, prompts, responses)) for name in more}
     if kind in ("pair", "group"):
-        wide = (prompts, 2 if kind == "pair" else responses)
+        wide = (prompts, responses)
         out = {"logp": draw(arrays(wide, lowest, 0.0)), "ref_logp": draw(arrays(wide, lowest, 0.0))}
-        return out if kind == "pair" else {**out, "reward": rewarded(wide)}
+        return {**out, **extra} if kind == "pair" else {**out, "reward": rewarded(wide), **extra}
     if kind == "point":
         labels = draw(st.lists(st.integers(0, 1).map(float), min_size=prompts, max_size=prompts))
         logp, ref = draw(arrays((prompts,), lowest, 0.0)), draw(arrays((prompts,), lowest, 0.0))
@@ -130,4 +150,4 @@ def batches(
         "ref_token_logp": draw(arrays(shape, lowest / 4, 0.0)),
         "mask": draw(masks(shape)),
     }
-    return out if kind == "token" else {**out, "reward": rewarded(shape[:-1])}
+    return out if kind == "token" else {**out, "reward": rewarded(shape[:-1]), **extra}

@@ -128,7 +128,7 @@ def _myopic(logits: Array, ref_logp: Array, *, forward: bool) -> Array:
 
 def _reads_reference(subject: Subject) -> bool:
     """Whether the value or the gradient moves with the reference."""
-    strategy = strategies.batches(subject.kind, lowest=-8.0)
+    strategy = subject.batches(lowest=-8.0)
     name = "ref_token_logp" if "token" in subject.kind else "ref_logp"
 
     def moves(batch: dict[str, Any]) -> bool:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from theory import strategies
 from theory.auditing import from_torch
 from theory.auditing.frozen import freeze
 from theory.auditing.report import Property
@@ -25,7 +24,7 @@ def gradient_finite(subject: Subject) -> Property:
         value, gradient = subject.value_and_grad(batch)
         return not (np.isfinite(value).all() and np.isfinite(gradient).all())
 
-    found = smallest(strategies.batches(subject.kind), violates)
+    found = smallest(subject.batches(), violates)
     if found is None:
         return Property("holds")
     value, gradient = subject.value_and_grad(found)
@@ -64,7 +63,7 @@ def gradient_correct(subject: Subject, tolerance: float = 1e-5) -> Property:
             finite, exact = (slopes if subject.framework == "jax" else slopes_of_torch)(x, direction, rest)
             return differs(finite, exact, tolerance)
 
-        found = smallest(strategies.batches(subject.kind, lowest=-6.0), violates, examples=30)
+        found = smallest(subject.batches(lowest=-6.0), violates, examples=30)
     if found is None:
         return Property("holds")
     return Property("fails", None, plain(found), "autodiff and finite differences in float64 disagree")
@@ -79,7 +78,7 @@ def jit_consistent(subject: Subject) -> Property:
         return differs(subject.raw(given), compiled(given), 2e-5)
 
     try:
-        found = smallest(strategies.batches(subject.kind), violates, examples=15)
+        found = smallest(subject.batches(), violates, examples=15)
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError) as error:
         return Property("fails", None, None, f"cannot be compiled: {str(error).splitlines()[0]}")
     return Property("holds") if found is None else Property("fails", None, plain(found), "jit changes the value")
@@ -96,7 +95,7 @@ def vmap_consistent(subject: Subject) -> Property:
         ]
         return differs(subject.rows(given), loop, 2e-5)
 
-    found = smallest(strategies.batches(subject.kind), violates, examples=15)
+    found = smallest(subject.batches(), violates, examples=15)
     return Property("holds") if found is None else Property("fails", None, plain(found), "vmap changes the value")
 
 
@@ -114,7 +113,7 @@ def dtype_stable(subject: Subject) -> Property:
                 return True
         return False
 
-    found = smallest(strategies.batches(subject.kind, lowest=-8.0), violates, examples=25)
+    found = smallest(subject.batches(lowest=-8.0), violates, examples=25)
     if found is None:
         return Property("holds")
     return Property(
@@ -122,11 +121,10 @@ def dtype_stable(subject: Subject) -> Property:
     )
 
 
-def _extreme_batches(kind: str) -> list[tuple[str, dict[str, np.ndarray]]]:
+def _extreme_batches(kind: str, k: int) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Inputs no small test meets: log-probs of -1e4, margins of +-1e3 and +-1e4, ties, one token."""
     out = []
     if kind in ("pair", "group"):
-        k = 2 if kind == "pair" else 3
         plain_row, reward = np.full((1, k), -2.0), np.linspace(-1.0, 1.0, k)[None]
         cases = {"all at -1e4": np.full((1, k), -1e4), "ties": plain_row}
         for slot in range(k):
@@ -146,7 +144,7 @@ def _extreme_batches(kind: str) -> list[tuple[str, dict[str, np.ndarray]]]:
                 batch = {"logp": np.asarray([one]), "ref_logp": np.asarray([other]), "label": np.asarray([label])}
                 out.append((f"log-prob {one:g}, reference {other:g}, label {label:g}", batch))
     else:
-        shape = (1, 2) if kind == "token" else (1, 3, 2)
+        shape = (1, 2) if kind == "token" else (1, k, 2)
         for name, value, base in (("one token at -1e4", -1e4, -2.0), ("both at -1e4", -1e4, -1e4)):
             for length in (1, 2):
                 token = np.full(shape, -2.0)
@@ -156,14 +154,14 @@ def _extreme_batches(kind: str) -> list[tuple[str, dict[str, np.ndarray]]]:
                 mask = np.ones(shape) * (np.arange(2) < length)
                 tokens: dict[str, Any] = {"token_logp": token, "ref_token_logp": reference, "mask": mask}
                 if kind == "token_group":
-                    tokens["reward"] = np.linspace(-1.0, 1.0, 3)[None]
+                    tokens["reward"] = np.linspace(-1.0, 1.0, k)[None]
                 out.append((f"{name}, {length} token{'s' * (length > 1)}", tokens))
     return out
 
 
 def extremes(subject: Subject) -> Property:
     """Finite, and the same in float32 as in float64, where log-probs and margins are extreme."""
-    for name, batch in _extreme_batches(subject.kind):
+    for name, batch in _extreme_batches(subject.kind, subject.num_responses or (2 if subject.kind == "pair" else 3)):
         with jax.enable_x64(True):
             wide: Mapping[str, Any] = {n: np.asarray(a, np.float64) for n, a in batch.items()}
             value, gradient = subject.value_and_grad(wide)

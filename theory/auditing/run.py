@@ -37,9 +37,9 @@ _OF_JAX = ("jit_consistent", "vmap_consistent")
 _EXACT = ("unbiased_gradient", "finite_on_separable")
 
 
-def _first_batch(kind: str) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    shape = {"pair": (3, 2), "point": (3,), "group": (3, 4), "token": (3, 5), "token_group": (3, 4, 5)}[kind]
+def _first_batch(subject: Subject) -> dict[str, Any]:
+    rng, kind, k = np.random.default_rng(0), subject.kind, subject.num_responses or 4
+    shape = {"pair": (3, 2), "point": (3,), "group": (3, k), "token": (3, 5), "token_group": (3, k, 5)}[kind]
     batch = {name: -rng.uniform(0.5, 3.0, shape) for name in KINDS[kind] if "logp" in name}
     batch |= {"mask": np.ones(shape)} if "mask" in KINDS[kind] else {}
     batch |= {"label": np.asarray([1.0, 0.0, 1.0])} if "label" in KINDS[kind] else {}
@@ -98,7 +98,7 @@ def audit_with_subject(
     for name in wanted:
         if name not in WHY:
             raise AuditError(f"unknown property {name!r}; known: {', '.join(WHY)}")
-    check_runs(subject, _first_batch(subject.kind))
+    check_runs(subject, _first_batch(subject))
     traceable = _traceable(subject)
     found: dict[str, Property] = {}
     target, kl, partial = "unknown", "does not apply", None
@@ -145,7 +145,7 @@ def audit_with_subject(
 def _traceable(subject: Subject) -> str | None:
     """None if the loss can be compiled and mapped; else why not."""
     try:
-        jax.make_jaxpr(subject.rows)(_first_batch(subject.kind))
+        jax.make_jaxpr(subject.rows)(_first_batch(subject))
         return None
     except Exception as error:
         return f"it cannot be traced by JAX: {str(error).splitlines()[0]}"

@@ -6,7 +6,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from theory import strategies
 from theory.auditing.report import Property
 from theory.auditing.search import differs, plain, smallest
 from theory.auditing.subject import KINDS, POLICY, Subject, rescaled
@@ -43,7 +42,7 @@ def masked_tokens_inert(subject: Subject) -> Property:
             got, slope = subject.value_and_grad(dirty)
             return differs(got, value, _SAME) or differs(slope, gradient, _SAME) or bool((slope[masked] != 0).any())
 
-        found = smallest(strategies.batches(subject.kind), violates, examples=40)
+        found = smallest(subject.batches(), violates, examples=40)
         if found is not None:
             return Property(
                 "fails", None, plain(found, filler=str(filler)), f"a masked token that holds {filler} is seen"
@@ -54,7 +53,7 @@ def masked_tokens_inert(subject: Subject) -> Property:
         value, gradient = subject.value_and_grad(gone)
         return not (np.isfinite(gradient).all() and abs(value[0]) <= 1e-6 and (gradient[0] == 0).all())
 
-    found = smallest(strategies.batches(subject.kind), empty_row_counts, examples=20)
+    found = smallest(subject.batches(), empty_row_counts, examples=20)
     if found is not None:
         return Property("fails", None, plain(found), "a row without any token does not contribute 0")
     return Property("holds")
@@ -69,12 +68,12 @@ def padding_inert(subject: Subject) -> Property:
         def violates(batch: dict[str, Any], side: str = side) -> bool:
             value, gradient = subject.value_and_grad(batch)
             widths = [(0, 0)] * (batch["mask"].ndim - 1) + [(0, 2) if side == "right" else (2, 0)]
-            wide = {n: np.pad(a, widths) if n != "reward" else a for n, a in batch.items()}
+            wide = {n: np.pad(a, widths) if a.ndim == len(widths) else a for n, a in batch.items()}
             got, slope = subject.value_and_grad(wide)
             inner = slope[..., :-2] if side == "right" else slope[..., 2:]
             return differs(got, value, _SAME) or differs(inner, gradient, _SAME)
 
-        found = smallest(strategies.batches(subject.kind), violates, examples=30)
+        found = smallest(subject.batches(), violates, examples=30)
         if found is not None:
             return Property("fails", None, plain(found), f"padding on the {side} changes the result")
     return Property("holds")
@@ -86,7 +85,8 @@ def length_sum(subject: Subject) -> Property:
         return NOT_TOKENS
     ratios, of_sum = [], []
     rng = np.random.default_rng(0)
-    shape = (1, 3) if subject.kind == "token" else (1, 3, 3)
+    k = subject.num_responses or 3
+    shape = (1, 3) if subject.kind == "token" else (1, k, 3)
     for _ in range(8):
         batch = {
             "token_logp": -rng.uniform(0.5, 2.0, shape),
@@ -102,7 +102,7 @@ def length_sum(subject: Subject) -> Property:
             of_sum.append(not differs(two, subject.value_and_grad(larger)[0], 1e-4))
         else:
             # A surrogate's value means little: look at the size of the gradient of each token with rewards that matter.
-            batch["reward"] = twice["reward"] = np.asarray([[1.0, 0.0, -1.0]])
+            batch["reward"] = twice["reward"] = np.linspace(1.0, -1.0, k)[None]
             same = {"ref_token_logp": batch["token_logp"]}
             one = np.abs(subject.value_and_grad({**batch, **same})[1]).sum()
             both = {"ref_token_logp": twice["token_logp"]}
@@ -130,13 +130,14 @@ def permutation_equivariant(subject: Subject) -> Property:
         if differs(got[::-1], value, _SAME) or differs(slope[::-1], gradient, _SAME):
             return True
         if subject.kind in turn:
-            got, slope = subject.value_and_grad({n: np.roll(a, 1, axis=1) for n, a in batch.items()})
+            rolled = {n: a if n == "value" else np.roll(a, 1, axis=1) for n, a in batch.items()}
+            got, slope = subject.value_and_grad(rolled)
             return differs(got, value, _SAME) or differs(np.roll(slope, -1, axis=1), gradient, _SAME)
         raw = subject.raw({n: jnp.asarray(a[::-1]) for n, a in batch.items()})
         plain_raw = np.asarray(subject.raw({n: jnp.asarray(a) for n, a in batch.items()}))
         return differs(np.asarray(raw)[::-1] if plain_raw.ndim else raw, plain_raw, _SAME)
 
-    found = smallest(strategies.batches(subject.kind), violates, examples=30)
+    found = smallest(subject.batches(), violates, examples=30)
     return Property("holds") if found is None else Property("fails", None, plain(found), "the order matters")
 
 
@@ -144,7 +145,7 @@ def _unchanged(
     subject: Subject, change: Callable[[dict[str, Any]], dict[str, Any]], **more: Any
 ) -> dict[str, Any] | None:
     """An example where both the value and the gradient change; None if one of them never does."""
-    strategy = strategies.batches(subject.kind, lowest=-8.0, **more)
+    strategy = subject.batches(lowest=-8.0, **more)
 
     def value_moves(batch: dict[str, Any]) -> bool:
         return differs(subject.value_and_grad(change(batch))[0], subject.value_and_grad(batch)[0], 1e-4)
@@ -163,9 +164,10 @@ def shift_invariant(subject: Subject) -> Property:
         return Property("does not apply", None, None, "a regulariser reads no feedback")
     if subject.kind == "point":
         return Property("does not apply", None, None, "a binary label cannot be shifted")
-    if reads_win_rate(subject):
+    if reads_win_rate(subject) and subject.kind != "pair":
         return WIN_RATE
-    name = "logp" if subject.kind == "pair" else "reward"
+    rewards = [n for n in ("reward", "rewards") if n in subject.more] or ["reward"]
+    name = "logp" if subject.kind == "pair" and "reward" not in subject.more else rewards[0]
     found = _unchanged(subject, lambda batch: {**batch, name: batch[name] + 3.0})
     if found is None:
         return Property("holds")
@@ -188,7 +190,7 @@ def scale_equivariant(subject: Subject) -> Property:
             subject.value_and_grad(batch)[1],
         )
 
-    strategy = strategies.batches(subject.kind, lowest=-8.0)
+    strategy = subject.batches(lowest=-8.0)
     found = smallest(strategy, lambda batch: differs(gradients(batch)[0], 2.0 * gradients(batch)[1], 1e-3), examples=40)
     if found is None:
         return Property("holds", "equivariant", None, f"the gradient scales with {what}")
@@ -233,7 +235,7 @@ def statistics_detached(subject: Subject) -> Property:
     def violates(batch: dict[str, Any]) -> bool:
         return differs(subject.value_and_grad(shifted(batch))[1], subject.value_and_grad(batch)[1], 1e-4)
 
-    found = smallest(strategies.batches(subject.kind, lowest=-8.0), violates, examples=40)
+    found = smallest(subject.batches(lowest=-8.0), violates, examples=40)
     if found is None:
         return Property("holds")
     return Property(
@@ -255,7 +257,7 @@ def batch_separable(subject: Subject) -> Property:
             return differs(together, apart, _SAME)
         return differs(together, apart.mean(), _SAME) and differs(together, apart.sum(), _SAME)
 
-    found = smallest(strategies.batches(subject.kind, lowest=-8.0), violates, examples=40)
+    found = smallest(subject.batches(lowest=-8.0), violates, examples=40)
     if found is None:
         return Property("holds")
     return Property("fails", None, plain(found), "a prompt's loss changes with the other prompts of its batch")

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from alignjax import checks, laws
 from alignjax.record import Law, Method, Source
+from theory import strategies
 from theory.auditing import from_torch
 from theory.auditing.errors import AuditError as AuditError
 
@@ -57,6 +58,18 @@ class Subject:
     """hyperparameters -> `raw` with them."""
     framework: str = "jax"
     """Whose function it is: "jax", or "torch" behind callbacks."""
+    more: tuple[str, ...] = ()
+    """Feedback that it reads beside the arrays of its kind (`strategies.FEEDBACK`)."""
+
+    @property
+    def num_responses(self) -> int | None:
+        """K, where the method fixes it."""
+        return None if self.method is None else self.method.num_responses
+
+    def batches(self, **options: Any) -> Any:
+        """The strategy of its inputs."""
+        options = options if self.num_responses is None else {"responses": self.num_responses, **options}
+        return strategies.batches(self.kind, more=self.more, **options)
 
     @functools.cached_property
     def rows(self) -> Callable[[Arrays], Array]:
@@ -244,22 +257,18 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
         else:
             kind = "pair" if method.num_responses == 2 else "group"
     feedback = "win_rate" if "win_rate" in method.reads else "reward"
-    unknown = [
-        field
-        for field in method.reads
-        if field not in (*KINDS[kind], *HELD) and not (field == "win_rate" and kind != "pair")
-    ]
-    if kind == "token_group" and method.num_responses is not None:
-        raise AuditError(
-            f"{method.name} reads {method.num_responses} responses by their tokens, for which the audit has no arrays"
-        )
+    beside = [field for field in method.reads if field not in (*KINDS[kind], *HELD)]
+    more = tuple(field for field in beside if not (field == "win_rate" and kind != "pair"))
+    unknown = [field for field in more if field not in strategies.FEEDBACK]
     if unknown:
         raise AuditError(f"{method.name} reads {', '.join(unknown)}, for which the audit has no arrays ({kind})")
 
     def with_hyper(hyper: Mapping[str, Any]) -> Callable[[Arrays], Array]:
         def raw(arrays: Arrays) -> Array:
-            given = dict(arrays)
-            if "reward" in given and feedback == "win_rate":
+            policy = arrays[POLICY[kind]]
+            shape = policy.shape[:-1] if kind == "token_group" else policy.shape
+            given = {**{name: _certain(name, shape) for name in more}, **arrays}
+            if "reward" in given and feedback == "win_rate" and kind != "pair":
                 # A win-rate is the feedback of a response, as a reward is.
                 given["win_rate"] = given["reward"]
             if "ref_logp" in given:
@@ -276,7 +285,20 @@ def _subject_of_method(method: Method, kind: str | None, hyper: Mapping[str, Any
         sampler=method.sampler,
         method=method,
         with_hyper=with_hyper,
+        more=more,
     )
+
+
+def _certain(name: str, shape: tuple[int, ...]) -> Array:
+    """Feedback that says the first response is the better one, where a property does not draw any."""
+    first = jnp.arange(shape[-1]) == 0
+    if name == "value":
+        return jnp.zeros(shape[:-1])
+    if name == "preference":
+        return jnp.broadcast_to(jnp.asarray([[0.5, 1.0], [0.0, 0.5]]), (*shape[:-1], 2, 2))
+    if name == "rewards":
+        return jnp.broadcast_to(first.astype(float)[:, None], (*shape, 2))
+    return jnp.broadcast_to(first.astype(float), shape)
 
 
 def _subject_of_function(
