@@ -46,7 +46,8 @@ def test_an_epoch_has_every_row_once_but_for_the_last_part_of_a_batch(data: lm.P
 def test_who_goes_with_whom_is_drawn_anew(data: lm.PreferenceData) -> None:
     batches = lm.batches(data, 8, seed=0)
     groups = [{tuple(sorted(step)) for step in order(batches, 6)} for _ in range(2)]
-    assert not groups[0] & groups[1]
+    groups.append({tuple(sorted(step)) for step in order(lm.batches(data, 8, seed=1), 6)})  # by the seed, too
+    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -89,7 +90,7 @@ def test_a_position_of_other_batches_is_refused(data: lm.PreferenceData, tmp_pat
 def test_a_batch_holds_its_rows_and_no_more_padding_than_its_bucket(data: lm.PreferenceData) -> None:
     batches = lm.batches(data, 8, seed=0)
     assert len(batches.lengths) == 4
-    seen, real, positions = set(), 0, 0
+    seen, real, positions, mixed = set(), 0, 0, 0
     for _ in range(batches.steps_per_epoch):
         batch = next(batches)
         length = batch["tokens"].shape[-1]
@@ -99,8 +100,10 @@ def test_a_batch_holds_its_rows_and_no_more_padding_than_its_bucket(data: lm.Pre
             np.testing.assert_array_equal(batch[name], getattr(data, name)[batch["index"], :, :length])
         assert not data.attention_mask[batch["index"], :, length:].any()
         seen.add(length)
+        shorter = max((one for one in batches.lengths if one < length), default=0)
+        mixed += data.lengths[batch["index"]].min() <= shorter
         real, positions = real + batch["attention_mask"].sum(), positions + batch["tokens"].size
-    assert 1 < len(seen) <= 4
+    assert 1 < len(seen) <= 4 and mixed <= 3  # a batch at most at each border of two buckets
     np.testing.assert_allclose(batches.padding, 1 - real / positions)
     assert batches.padding < lm.batches(data, 8, seed=0, bucket=False).padding
 
