@@ -1,4 +1,11 @@
-"""Writes the two example files beside it; made-up arithmetic and manners, the same bytes every time.
+"""Writes the example files beside it, one for each kind of data; made-up arithmetic and manners, always the same.
+
+pairs.jsonl      prompt, chosen, rejected                        every method of pairs
+sampled.jsonl    prompt, responses, preference, rewards          methods of preferences and rewards
+chats.jsonl      the pairs as conversations, prompts included    the same, through a chat template
+unpaired.jsonl   prompt, completion, label                       methods of single responses
+messages.jsonl   messages                                        supervised
+prompts.jsonl    prompt, answer                                  online methods
 
 python tpu/examples/generate.py
 """
@@ -18,19 +25,23 @@ TEMPLATES = (
 NUM_ROWS = 48
 
 
-def rows() -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """Pairs, and the same texts as sampled responses with preferences."""
-    pairs: list[dict[str, object]] = []
-    sampled: list[dict[str, object]] = []
+Row = dict[str, object]
+
+
+def rows() -> dict[str, list[Row]]:
+    """File name -> its rows."""
+    found: dict[str, list[Row]] = {
+        name: [] for name in ("pairs", "sampled", "chats", "unpaired", "messages", "prompts")
+    }
     for n in range(NUM_ROWS):
         a, b, thing = 2 + n % 7, 1 + (3 * n) % 11, THINGS[n % len(THINGS)]
         fill = {"a": a, "b": b, "sum": a + b, "wrong": a + b + 1 + n % 3, "thing": thing}
         prompt, good, bad = (text.format(**fill) for text in TEMPLATES[n % len(TEMPLATES)])
-        pairs.append({"prompt": prompt, "chosen": good, "rejected": bad})
+        found["pairs"].append({"prompt": prompt, "chosen": good, "rejected": bad})
         reward = {good: 1.0 + 0.25 * (n % 4), bad: -0.5 + 0.25 * (n % 3)}
         first, second = (good, bad) if n % 2 else (bad, good)
         preference = 1 / (1 + math.exp(reward[second] - reward[first]))
-        sampled.append(
+        found["sampled"].append(
             {
                 "prompt": prompt,
                 "responses": [first, second],
@@ -38,16 +49,19 @@ def rows() -> tuple[list[dict[str, object]], list[dict[str, object]]]:
                 "rewards": [reward[first], reward[second]],
             }
         )
-    return pairs, sampled
+        asked = {"role": "user", "content": prompt}
+        chosen, rejected = ([asked, {"role": "assistant", "content": text}] for text in (good, bad))
+        found["chats"].append({"chosen": chosen, "rejected": rejected})
+        found["unpaired"].append({"prompt": prompt, "completion": first, "label": first == good})
+        manners = [{"role": "user", "content": "Thanks!"}, {"role": "assistant", "content": "You are welcome."}]
+        found["messages"].append({"messages": [*chosen, *manners] if n % 3 == 0 else chosen})
+        found["prompts"].append({"prompt": prompt, "answer": a + b})
+    return found
 
 
 def contents() -> dict[str, str]:
     """File name -> text."""
-    pairs, sampled = rows()
-    return {
-        name: "".join(json.dumps(row) + "\n" for row in listed)
-        for name, listed in (("pairs.jsonl", pairs), ("sampled.jsonl", sampled))
-    }
+    return {f"{name}.jsonl": "".join(json.dumps(row) + "\n" for row in listed) for name, listed in rows().items()}
 
 
 if __name__ == "__main__":
