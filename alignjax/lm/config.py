@@ -170,8 +170,64 @@ class DecoderConfig:
         return decoder.extend(self, params, tokens, keep, cache)
 
 
-PRESETS: Mapping[str, DecoderConfig] = MappingProxyType({"tiny": DecoderConfig()})
-"""name -> config."""
+_LLAMA = {
+    "vocab_size": 128_256, "rope": Rope(base=500_000.0), "max_length": 8192, "norm_epsilon": 1e-5,
+    "tied": False,
+}  # fmt: skip
+_LLAMA_1B_ROPE = Rope(base=500_000.0, kind="llama3", factor=32.0, original_length=8192)
+_QWEN = {"vocab_size": 151_936, "rope": Rope(base=1e6)}
+_GEMMA = {
+    "head_dim": 256, "activation": "gelu_tanh", "norm_offset": 1.0, "scaled_embedding": True, "max_length": 8192,
+    "vocab_size": 256_000,
+}  # fmt: skip
+_GEMMA2 = _GEMMA | {
+    "family": "gemma2", "post_norms": True, "window": 4096, "query_scale": 256.0, "attention_softcap": 50.0,
+    "logit_softcap": 30.0,
+}  # fmt: skip
+
+
+def _large(d_model: int, d_mlp: int, num_layers: int, num_heads: int, num_kv_heads: int, **more: Any) -> DecoderConfig:
+    """A published model: computes in bfloat16 over float32 parameters."""
+    sizes = {"d_model": d_model, "d_mlp": d_mlp, "num_layers": num_layers, "num_heads": num_heads,
+             "num_kv_heads": num_kv_heads, "dtype": "bfloat16"}  # fmt: skip
+    return DecoderConfig(**{**more, **sizes})
+
+
+def _local(num_layers: int, pattern: int) -> tuple[bool, ...]:
+    """Every `pattern`-th layer is global."""
+    return tuple((i + 1) % pattern != 0 for i in range(num_layers))
+
+
+PRESETS: Mapping[str, DecoderConfig] = MappingProxyType(
+    {
+        "tiny": DecoderConfig(),
+        "llama3-8b": _large(4096, 14_336, 32, 32, 8, **_LLAMA),
+        "llama3-70b": _large(8192, 28_672, 80, 64, 8, **_LLAMA),
+        "llama3.2-1b": _large(
+            2048, 8192, 16, 32, 8, **_LLAMA | {"rope": _LLAMA_1B_ROPE, "max_length": 131_072, "tied": True}
+        ),
+        "mistral-7b": _large(
+            4096, 14_336, 32, 32, 8, family="mistral", vocab_size=32_000, window=4096, max_length=32_768,
+            norm_epsilon=1e-5, tied=False,
+        ),
+        "qwen2.5-0.5b": _large(896, 4864, 24, 14, 2, family="qwen2", qkv_bias=True, max_length=32_768, **_QWEN),
+        "qwen3-0.6b": _large(
+            1024, 3072, 28, 16, 8, family="qwen3", head_dim=128, qk_norm=True, max_length=40_960, **_QWEN
+        ),
+        "qwen3-8b": _large(
+            4096, 12_288, 36, 32, 8, family="qwen3", head_dim=128, qk_norm=True, max_length=40_960, tied=False, **_QWEN
+        ),
+        "gemma-2b": _large(2048, 16_384, 18, 8, 1, family="gemma", **_GEMMA),
+        "gemma2-2b": _large(2304, 9216, 26, 8, 4, local_layers=_local(26, 2), **_GEMMA2),
+        "gemma2-9b": _large(3584, 14_336, 42, 16, 8, local_layers=_local(42, 2), **_GEMMA2),
+        "gemma3-1b": _large(
+            1152, 6912, 26, 4, 1, family="gemma3_text", post_norms=True, qk_norm=True, window=512, query_scale=256.0,
+            local_layers=_local(26, 6), rope=Rope(base=1e6), local_rope=Rope(base=10_000.0),
+            **_GEMMA | {"vocab_size": 262_144, "max_length": 32_768},
+        ),
+    }
+)  # fmt: skip
+"""name -> config. `tiny` is byte-level and compiles in seconds; the others have the published sizes, and no weights."""
 
 
 def preset(name: str) -> DecoderConfig:

@@ -79,3 +79,24 @@ def test_extending_is_hidden(config: lm.DecoderConfig, prompt: int) -> None:
     got = np.where(keep[..., None], np.concatenate(states, 1), 0)
     wanted = hidden(config, params, tokens, keep)
     np.testing.assert_allclose(got, np.where(keep[..., None], wanted, 0), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("llama3-8b", 8_030_261_248),
+        ("llama3-70b", 70_553_706_496),
+        ("llama3.2-1b", 1_235_814_400),
+        ("mistral-7b", 7_241_732_096),
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen3-8b", 8_190_735_360),
+        ("gemma-2b", 2_506_172_416),
+        ("gemma2-9b", 9_241_705_984),
+        ("gemma2-2b", 2_614_341_888),
+        ("gemma3-1b", 999_885_952),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(name: str, count: int) -> None:
+    """As the model pages have it."""
+    shapes = jax.eval_shape(lambda: lm.init(lm.preset(name), jax.random.key(0)))
+    assert sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(shapes)) == count

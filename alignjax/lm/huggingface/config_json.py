@@ -133,9 +133,10 @@ def _windows(raw: Mapping[str, Any], family: Family, get: Any) -> tuple[int | No
 
 def _max_length(rope: Rope, trained: int, family: Family) -> int:
     """What the rotary settings are made for. `trained` is max_position_embeddings: before or after the stretch."""
-    if rope.kind == "default" or family.model_type == "gemma3_text":
+    original = rope.original_length or trained
+    if rope.kind == "default" or family.model_type == "gemma3_text" or (rope.kind == "llama3" and trained > original):
         return trained
-    return max(trained, int(rope.factor * (rope.original_length or trained)))
+    return max(trained, int(rope.factor * original))
 
 
 def from_json(raw: Mapping[str, Any]) -> DecoderConfig:
@@ -297,7 +298,8 @@ def to_json(config: DecoderConfig, dtype: str | None = None) -> dict[str, Any]:
     Raises: ValueError, naming the fields, if the architecture `config.family` has no words for them.
     """
     source = json.loads(config.source) if config.source else {}
-    new_layout = bool(source.get("rope_parameters"))
+    stretched = config.local_rope is not None and config.local_rope.kind != "default"
+    new_layout = bool(source.get("rope_parameters")) or stretched  # the old one has no words for that
     raw = dict(source)
     if not source or _plain(from_json(source)) != _plain(config):
         stale = ("rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "layer_types",
