@@ -1,0 +1,1 @@
+"""`python -m tpu bench`: speed and memory beside named rivals and beside what the machine could do."""
