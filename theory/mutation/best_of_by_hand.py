@@ -18,7 +18,7 @@ from theory.slack import both, equal
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(60)
 
 
-def _slope(name: str, fields: dict[str, Array], at: str = "logp", **hyper: Any) -> Array:
+def _slope(name: str, fields: dict[str, Any], at: str = "logp", **hyper: Any) -> Array:
     """Gradient of a method's loss in one of its fields."""
     return jax.grad(lambda x: methods[name](Samples(**{**fields, at: x}), **hyper))(fields[at])
 
@@ -54,7 +54,7 @@ def likelihood_and_return(key: Array) -> Array:
             best = share[0] * one["logp"][1] + share[1] * one["logp"][2]
             pull = gamma * h[0] - w * gain
             expected = jnp.stack([pull, -(1 - w) * share[0] + 0 * pull, -(1 - w) * share[1] + 0 * pull])
-            hyper = {"weight": w, "gamma": gamma}
+            hyper: dict[str, Any] = {"weight": w, "gamma": gamma}
             slacks += [
                 equal(methods["jbond"](Samples(**three), **hyper), -(1 - w) * best + pull * one["logp"][0]),
                 equal(_slope("jbond", three, **hyper), expected),
@@ -90,7 +90,8 @@ def best_against_worst(key: Array) -> Array:
         def by_hand(x: Array, best: Any = best, worst: Any = worst, gap: float = gap) -> Array:
             ratio = x - one["ref_logp"]
             squares = [jnp.square(ratio[i] - ratio[j] - gap) for i in best for j in worst]
-            return -a * sum(x[i] for i in best) / len(best) + (1 - a) * sum(squares) / len(squares)
+            winners = jnp.stack([x[i] for i in best])
+            return -a * winners.mean() + (1 - a) * jnp.stack(squares).mean()
 
         given = _of(one, "logp", "ref_logp") | {"reward": jnp.array(reward), "response_mask": mask}
         slacks += [

@@ -28,7 +28,7 @@ def best_of_n_without_atoms(key: Array) -> Array:
     """Divergences and win-rate are integrals over the quantile u, whose density is N u^{N-1} for the best of N."""
     n = 1.5 + 4 * jax.random.uniform(key)
     density = n * _U ** (n - 1)
-    grown = 1.0
+    grown = jnp.ones(())
     for _ in range(3):
         grown = grown * (1 + 0.3 * (n - 1))
     step = jax.grad(lambda m: best_of.best_of_n_kl(m) + best_of.best_of_n_forward_kl(m))(n)

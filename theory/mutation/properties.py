@@ -28,7 +28,7 @@ from alignjax.games.equilibrium import mixture_equilibrium
 from alignjax.objectives.nash_md import ema_of_parameters
 from alignjax.record import Source
 from theory import definitions, instances
-from theory.mutation import best_of_by_hand, choices_by_hand, pairs_by_hand, steps_by_hand
+from theory.mutation import best_of_by_hand, choices_by_hand, objectives_by_hand, pairs_by_hand, steps_by_hand
 from theory.mutation.contracts import OF_METHODS
 from theory.mutation.definitions_of_losses import f_dpo_by_hand, nash_md_by_hand
 from theory.record import Statement
@@ -445,7 +445,7 @@ _EQUATIONS: tuple[Statement, ...] = (
 
 _BY_HAND: tuple[Statement, ...] = tuple(
     _property(name, says, slack, _key)
-    for module in (best_of_by_hand, choices_by_hand, pairs_by_hand, steps_by_hand)
+    for module in (best_of_by_hand, choices_by_hand, objectives_by_hand, pairs_by_hand, steps_by_hand)
     for name, says, slack in module.BY_HAND
 )
 
