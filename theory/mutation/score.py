@@ -14,6 +14,8 @@ from theory.mutation.operators import Mutant
 
 PASS = 0.95
 CHUNK = 8
+CHUNKS_OF_A_PROCESS = 20
+"""A process makes room for a new one after so many: every world leaves compiled programs behind, about 10 MB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,11 @@ def run(
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_prepare, initargs=(settings or {},)
+        workers,
+        mp_context=context,
+        initializer=_prepare,
+        initargs=(settings or {},),
+        max_tasks_per_child=CHUNKS_OF_A_PROCESS,
     ) as pool:
         futures = [pool.submit(_judge_all, chunk) for chunk in chunks]
         try:

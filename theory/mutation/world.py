@@ -6,7 +6,7 @@ import importlib.machinery
 import sys
 from collections.abc import Iterator, Sequence
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 ROOTS = ("alignjax", "theory")
 
@@ -19,21 +19,40 @@ class _Loader(importlib.abc.Loader):
         exec(self.code, module.__dict__)
 
 
+class _Remembering(importlib.machinery.SourceFileLoader):
+    """Compiles the source of a module once for all worlds."""
+
+    codes: ClassVar[dict[str, CodeType | None]] = {}
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """The module's code."""
+        if fullname not in self.codes:
+            self.codes[fullname] = super().get_code(fullname)
+        return self.codes[fullname]
+
+
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds one module in a code object; everything else is found as usual."""
+    """Finds one module in a code object, and the others of ours where they are."""
 
     def __init__(self, name: str, code: CodeType) -> None:
         self.name, self.code = name, code
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> Any:
-        """The spec of the one module."""
+        """The spec of the one module, or of another one of ours."""
         if fullname != self.name:
-            return None
+            found = importlib.machinery.PathFinder.find_spec(fullname, path) if _is_ours(fullname) else None
+            if found is not None and isinstance(found.loader, importlib.machinery.SourceFileLoader):
+                found.loader = _Remembering(fullname, found.loader.path)
+            return found
         return importlib.machinery.ModuleSpec(fullname, _Loader(self.code), origin=self.code.co_filename)
 
 
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] in ROOTS
+
+
 def _ours() -> list[str]:
-    return [name for name in sys.modules if name.partition(".")[0] in ROOTS]
+    return [name for name in sys.modules if _is_ours(name)]
 
 
 @contextlib.contextmanager
