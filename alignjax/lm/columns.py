@@ -13,10 +13,12 @@ their columns (other columns are kept beside prompts and ignored elsewhere):
 
 `preference` is P(responses[0] beats responses[1]), or a K x K matrix with P + P^T = 1; `rewards` are K numbers, or K
 lists of M; `behaviour_logps` K log-probs under the policy that wrote the responses. A pair may have them too, the
-chosen one first. `prompts`, `chosen_responses` and `rejected_responses` are read as `prompt`, `chosen`, `rejected`.
+chosen one first. Beside conversations `tools` (a list, or JSON) and `chat_template_kwargs` (an object) are handed to
+the chat template. `prompts`, `chosen_responses` and `rejected_responses` are read as `prompt`, `chosen`, `rejected`.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,6 +59,8 @@ class Row:
     """Whether the responses are a chosen and a rejected one."""
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The columns that were not read."""
+    names: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Variables of the chat template."""
 
     def described(self) -> str:
         """What all rows must have alike."""
@@ -126,7 +130,7 @@ def supervised_row(record: Mapping[str, Any]) -> Row:
             raise ValueError("'messages' must be a list of messages, got a text")
         if not any(message["role"] == "assistant" for message in messages):
             raise ValueError("'messages' holds none of the assistant: nothing would be trained on")
-        return Row(messages)
+        return Row(messages, names=_names(record))
     if "completion" in record:
         return _row(record, {"completion": record["completion"]}, feedback=False)
     raise ValueError(_missing("'messages' (or 'prompt' and 'completion')", ("messages", "completion"), record))
@@ -151,7 +155,8 @@ def prompt_row(record: Mapping[str, Any]) -> Row:
         raise ValueError(_missing("'prompt'", ("prompt",), record))
     if not prompt:
         raise ValueError("'messages' holds no prompt")
-    return Row(prompt, others={name: value for name, value in record.items() if name not in read})
+    others = {name: value for name, value in record.items() if name not in read}
+    return Row(prompt, others=others, names=_names(record))
 
 
 def _implicit(record: Mapping[str, Any]) -> bool:
@@ -167,7 +172,7 @@ def _pair(record: Mapping[str, Any]) -> Row:
     if not _implicit(record):
         return _row(record, named, paired=True)
     prompt, chosen, rejected = _split(chosen, rejected)
-    return Row(prompt, (chosen, rejected), _feedback(record, 2), paired=True)
+    return Row(prompt, (chosen, rejected), _feedback(record, 2), paired=True, names=_names(record))
 
 
 def _row(record: Mapping[str, Any], named: Mapping[str, Any], *, paired: bool = False, feedback: bool = True) -> Row:
@@ -185,7 +190,8 @@ def _row(record: Mapping[str, Any], named: Mapping[str, Any], *, paired: bool = 
             if not response or response[-1]["role"] != "assistant":
                 raise ValueError(f"{name!r} must end with a message of the assistant")
         responses.append(response)
-    return Row(prompt, tuple(responses), _feedback(record, len(responses)) if feedback else {}, paired)
+    known = _feedback(record, len(responses)) if feedback else {}
+    return Row(prompt, tuple(responses), known, paired, names=_names(record))
 
 
 def _split(chosen: Said, rejected: Said) -> tuple[Said, Said, Said]:
@@ -221,14 +227,31 @@ def said(name: str, value: Any) -> Said:
         messages = [{key: given for key, given in message.items() if given is not None} for message in value]
         for i, message in enumerate(messages):
             for key in ("role", "content"):
+                # Empty system prompts are common, and who calls a tool need not say anything.
+                silent = key == "content" and (message["role"] == "system" or "tool_calls" in message)
+                if silent and message.get(key, "") == "":
+                    continue
                 if key not in message:
                     raise ValueError(_missing(f"{key!r} in {name}[{i}]", [key], message))
-                if (
-                    key == "role" or message[key] != "" or message["role"] != "system"
-                ):  # an empty system prompt is common
-                    _text(f"{name}[{i}].{key}", message[key])
+                _text(f"{name}[{i}].{key}", message[key])
         return messages
     return _text(name, value)
+
+
+def _names(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row hands to the chat template."""
+    names = record.get("chat_template_kwargs") or {}
+    if not isinstance(names, dict):
+        raise ValueError(f"'chat_template_kwargs' must be an object, got {kind(names)}")
+    tools = record.get("tools") or None
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools) or None
+        except ValueError:
+            raise ValueError("'tools' is a text that is not JSON") from None
+    if tools is not None and not isinstance(tools, list):
+        raise ValueError(f"'tools' must be a list, got {kind(tools)}")
+    return names if tools is None else {**names, "tools": tools}
 
 
 def _text(name: str, value: Any) -> str:

@@ -73,14 +73,15 @@ class Encoded:
     trained: list[list[bool]]
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: Said) -> tuple[str, list[int]]:
+def encode_prompt(tokenizer: Tokenizer, row: Row) -> tuple[str, list[int]]:
     """The text of a prompt, ready to be answered, and its tokens without a BOS of ours."""
+    prompt = row.prompt
     if isinstance(prompt, str):
         text = prompt
     else:
         if prompt[-1]["role"] == "assistant":
             raise ValueError("the prompt ends with a message of the assistant: move it into the response")
-        text = template_of(tokenizer).render(prompt, add_generation_prompt=True)
+        text = template_of(tokenizer).render(prompt, add_generation_prompt=True, **row.names)
     return text, tokenizer.encode(text)
 
 
@@ -88,25 +89,25 @@ def encode_row(tokenizer: Tokenizer, row: Row) -> Encoded:
     """Raises: ValueError (without the place)."""
     if not row.responses:  # messages
         assert not isinstance(row.prompt, str)
-        tokens, trained = chat_trained(tokenizer, row.prompt)
+        tokens, trained = chat_trained(tokenizer, row.prompt, **row.names)
         start = trained.index(True)
         return Encoded(tokens[:start], [tokens[start:]], [trained[start:]])
-    text, bare = encode_prompt(tokenizer, row.prompt)
+    text, bare = encode_prompt(tokenizer, row)
     prompt = begin(tokenizer, bare)
-    pairs = [_response(tokenizer, row.prompt, response, text, bare, prompt) for response in row.responses]
+    pairs = [_response(tokenizer, row, response, text, bare, prompt) for response in row.responses]
     return Encoded(prompt, [tokens for tokens, _ in pairs], [trained for _, trained in pairs])
 
 
 def _response(
-    tokenizer: Tokenizer, prompt: Said, response: Said, text: str, bare: Sequence[int], start: Sequence[int]
+    tokenizer: Tokenizer, row: Row, response: Said, text: str, bare: Sequence[int], start: Sequence[int]
 ) -> tuple[list[int], list[bool]]:
-    if isinstance(prompt, str) or isinstance(response, str):
+    if isinstance(row.prompt, str) or isinstance(response, str):
         assert isinstance(response, str)
         tokens = end(tokenizer, continue_tokens(tokenizer, text, bare, response))
         return tokens, [True] * len(tokens)
-    whole = [*prompt, *response]
+    whole = [*row.prompt, *response]
     if len(response) == 1:
-        written = template_of(tokenizer).render(whole)
+        written = template_of(tokenizer).render(whole, **row.names)
         if not written.startswith(text):
             raise ValueError(
                 "the chat template renders the prompt differently with a generation prompt than with the response: "
@@ -114,7 +115,7 @@ def _response(
             )
         tokens = end(tokenizer, continue_tokens(tokenizer, text, bare, written[len(text) :]))
         return tokens, [True] * len(tokens)
-    tokens, trained = chat_trained(tokenizer, whole)
+    tokens, trained = chat_trained(tokenizer, whole, **row.names)
     if tokens[: len(start)] != list(start):
         raise ValueError("the chat template renders the prompt differently when several messages follow")
     return tokens[len(start) :], trained[len(start) :]

@@ -186,7 +186,7 @@ def read_prompts(
     limits = _limits(max_prompt_length + 1, max_prompt_length, too_long)
 
     def encode(row: Row) -> Encoded:
-        return Encoded(begin(tokenizer, encoding.encode_prompt(tokenizer, row.prompt)[1]), [], [])
+        return Encoded(begin(tokenizer, encoding.encode_prompt(tokenizer, row)[1]), [], [])
 
     kept, counts = _kept(paths, prompt_row, encode, limits, tokenizer)
     _warn(counts, limits, 0)

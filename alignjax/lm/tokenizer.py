@@ -116,16 +116,16 @@ def end(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
     return [*tokens, tokenizer.eos]
 
 
-def chat_trained(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+def chat_trained(tokenizer: Tokenizer, messages: Sequence[Message], **names: Any) -> tuple[list[int], list[bool]]:
     """The tokens of a conversation and which are trained on: the assistant's words and the end of its turns.
 
     The end of turn is trained on also where the template's `{% generation %}` block leaves it out; a newline that
     the template writes after it is not (generation stops before). What follows the last trained token is left out;
     a conversation whose last turn has no end gets `eos`.
 
-    Raises: TemplateError.
+    `names`: further variables of the template. Raises: TemplateError.
     """
-    written, spans = template_of(tokenizer).render_trained(messages)
+    written, spans = template_of(tokenizer).render_trained(messages, **names)
     tokens, places = tokenizer.encode_spans(written)
     trained = [False] * len(tokens)
     last = 0
@@ -167,8 +167,9 @@ class ByteTokenizer:
     def template(self) -> ChatTemplate:
         return _byte_template()
 
-    def encode(self, text: str) -> list[int]:
-        return self.encode_spans(text)[0]
+    def encode(self, written: str) -> list[int]:
+        pieces = re.split(_BYTE_SPECIALS, written)
+        return [t for piece in pieces for t in ([_BYTE_IDS[piece]] if piece in _BYTE_IDS else text.encode(piece))]
 
     def encode_spans(self, written: str) -> tuple[list[int], list[Span]]:
         tokens: list[int] = []

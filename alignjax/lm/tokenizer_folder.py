@@ -30,7 +30,7 @@ class FolderTokenizer:
         self._fast = fast
 
     def encode(self, text: str) -> list[int]:
-        return list(self._fast.encode(text, add_special_tokens=False).ids)
+        return list(self._fast.encode_batch_fast([text], add_special_tokens=False)[0].ids)  # without the spans
 
     def encode_spans(self, text: str) -> tuple[list[int], list[Span]]:
         encoding = self._fast.encode(text, add_special_tokens=False)

@@ -205,6 +205,13 @@ def test_long_prompts_of_online_methods(tmp_path: Path) -> None:
         ("supervised", {"messages": "a"}, "'messages' must be a list of messages"),
         ("supervised", {"message": TWO}, r"missing 'messages' \(or 'prompt' and 'completion'\) \(is 'message' meant"),
         ("supervised", {"messages": FOUR[1:]}, "the first message is the assistant's"),
+        ("prompts", {"prompt": "a", "tools": "{"}, "'tools' is a text that is not JSON"),
+        ("prompts", {"prompt": "a", "tools": {"a": 1}}, "'tools' must be a list, got an object"),
+        (
+            "prompts",
+            {"prompt": "a", "chat_template_kwargs": "a"},
+            "'chat_template_kwargs' must be an object, got a text",
+        ),
         ("prompts", {"question": "a"}, "missing 'prompt'"),
         ("prompts", {"prompt": TWO}, "the prompt ends with a message of the assistant"),
     ],
@@ -239,6 +246,33 @@ def test_a_template_that_renders_the_prompt_anew_is_refused(tmp_path: Path) -> N
     tokenizer = lm.load_tokenizer(FOLDERS / "chatml", chat_template=think)
     with pytest.raises(lm.DataError, match=r"line 1: the chat template renders the prompt differently"):
         lm.read_preferences(write(tmp_path / "a", CHAT_PAIR), max_length=99, tokenizer=tokenizer)
+
+
+def test_tools_and_variables_reach_the_template(tmp_path: Path) -> None:
+    """`tools` as a list or as JSON; a message that calls one need not say anything."""
+    source = (
+        "{{ tools | tojson }}{{ mood }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    tokenizer = lm.load_tokenizer(FOLDERS / "chatml", chat_template=source)
+    call = [{"role": "assistant", "tool_calls": ["f"], "content": None}]
+    for tools in ([{"name": "f"}], '[{"name": "f"}]'):
+        row = {
+            "prompt": TWO[:1],
+            "chosen": call,
+            "rejected": BAD,
+            "tools": tools,
+            "chat_template_kwargs": {"mood": "!"},
+        }
+        data = lm.read_preferences(write(tmp_path / "a", row), max_length=99, tokenizer=tokenizer)
+        asked = '[{"name": "f"}]![user]q[assistant]'
+        for (tokens, _), said in zip(sequences(data), ('["f"]', "no"), strict=True):
+            assert tokens == [*tokenizer.encode(asked + said), tokenizer.eos]
+        prompts = lm.read_prompts(tmp_path / "a", max_prompt_length=99, tokenizer=tokenizer)
+        assert tokenizer.decode(prompts.prompts[0][prompts.prompt_mask[0]]) == asked
+        messages = write(tmp_path / "b", {**row, "messages": TWO[:1] + call})
+        supervised = lm.read_supervised(messages, max_length=99, tokenizer=tokenizer)
+        assert sequences(supervised)[0] == sequences(data)[0]
 
 
 def test_responses_of_several_messages_are_trained_on_in_part(tmp_path: Path) -> None:
