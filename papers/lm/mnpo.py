@@ -1,0 +1,120 @@
+"""MNPO on a small language model: iterations of MNPO, INPO, SPPO and DPO under a judge whose taste is cyclic."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+
+from alignjax.record import Source
+from papers.figures import GREY, describe, panels, reference_line
+from papers.lm import plots
+from papers.lm.claims import claim_of, figure_of
+from papers.lm.runs import Experiment, results, seeds
+from papers.lm.training import Spec
+from papers.record import Outcome, Paper, Settings
+
+SOURCE = Source("Wu et al.", 2025, "2509.23102", "")
+STEP, TAU = 2.0, 0.05
+METHODS: dict[str, dict[str, Any]] = {
+    "TD-MNPO": {"method": "td_mnpo", "hyper": {"step_size": STEP, "beta": TAU}, "history": 2, "sampler": "previous"},
+    "INPO": {"method": "inpo", "hyper": {"step_size": STEP, "beta": TAU}},
+    "SPPO": {"method": "sppo", "hyper": {"step_size": STEP}},
+    "DPO, iterated": {"method": "dpo", "hyper": {"beta": 0.25}, "sampler": "previous"},
+    "MNPO": {"method": "mnpo", "hyper": {"step_size": STEP}, "history": 2, "sampler": "previous"},
+}
+_claim, _figure = claim_of("mnpo", SOURCE), figure_of("mnpo")
+
+
+def iterations(settings: Settings) -> Experiment:
+    """Pairs of the previous iterate, labelled by the judge; it is renewed at the end of each iteration."""
+    length = settings.size(40, 25)
+    specs = {
+        name: Spec(
+            responses=2, score="cyclic", rate=3e-4, iteration=length, every=length, steps=length * settings.size(8, 4),
+            **METHODS[name],
+        )
+        for name in list(METHODS)[: settings.size(5, 4)]
+    }  # fmt: skip
+    return Experiment(paper="mnpo", name="iterations", specs=specs, seeds=seeds(settings, 2))
+
+
+def _late(values: np.ndarray) -> np.ndarray:
+    """The mean over the second half of the iterations, `[seeds, points] -> [seeds]`."""
+    return values[:, values.shape[1] // 2 :].mean(1)
+
+
+def less_exploited(settings: Settings) -> Outcome:
+    """How much more DPO is exploited than TD-MNPO and INPO, the mean over the later iterations."""
+    found = results(settings, iterations(settings))
+    ends = {name: _late(one["exploited"]).mean() for name, one in found.items()}
+    return Outcome(
+        expected=0.0, measured=[ends["DPO, iterated"] - ends[name] for name in ("TD-MNPO", "INPO")],
+        relation="greater than", runs=sum(len(one["kl"]) for one in found.values()),
+        spread="; ".join(f"{name}: {x:.3f}" for name, x in ends.items()),
+        note="Highest win-rate of a response about one topic: against DPO less against TD-MNPO, and less against INPO.",
+    )  # fmt: skip
+
+
+def history_helps(settings: Settings) -> Outcome:
+    """How much more INPO is exploited than TD-MNPO."""
+    found = results(settings, iterations(settings))
+    ends = {name: _late(found[name]["exploited"]) for name in ("TD-MNPO", "INPO")}
+    gain = ends["INPO"] - ends["TD-MNPO"]
+    return Outcome(
+        expected=0.0, measured=float(gain.mean()), relation="greater than", runs=2 * len(gain),
+        spread="; ".join(f"{name}: {x.mean():.3f}" for name, x in ends.items()),
+    )  # fmt: skip
+
+
+def draw(settings: Settings) -> Drawing:
+    """Exploitation, win-rate against the base model and KL over iterations, and topics."""
+    found = results(settings, iterations(settings))
+    titles = ("Highest win-rate against it", "Win-rate against the base model", "KL from the base model", "Topics")
+    fig, axes = panels(4, titles=titles)
+    length = next(iter(iterations(settings).specs.values())).iteration
+    counted = {name: {**one, "step": one["step"] / length} for name, one in found.items()}
+    rows = (("exploited", "win probability"), ("win_rate", "win probability"), ("kl", "KL(π ‖ base)  (nats)"))
+    for ax, (name, label) in zip(axes, rows, strict=False):
+        plots.over_steps(ax, counted, name)
+        describe(ax, "iteration", label, legend=name == "kl")
+    reference_line(axes[0], 0.5, "unbeatable", color=GREY)
+    for index, (name, one) in enumerate(found.items()):
+        path, style = one["topics"].mean(0), plots.look(index)
+        axes[3].plot(path[:, 0], path[:, 1], label=name, **style)
+        axes[3].plot(*path[-1, :2], marker=plots.MARKERS[index], linestyle="", color=style["color"])
+    describe(axes[3], "share of people", "share of money", legend=False)
+    return fig
+
+
+CLAIMS = (
+    _claim(
+        "less-exploited", "Table 2, read for intransitive preferences",
+        "Game methods (TD-MNPO, INPO) end less exploited than iterated DPO under a cyclic judge.",
+        f"Step size {STEP:g} and temperature {TAU:g}; DPO with β = 0.25. Labels are drawn from the judge; mean over "
+        "the later half of the iterations.",
+        less_exploited,
+    ),
+    _claim(
+        "history", "Table 2, read for intransitive preferences",
+        "Two past policies among the opponents (TD-MNPO) are better than one (INPO).",
+        "The same runs; exploitation of INPO less that of TD-MNPO.", history_helps, full_only=True,
+    ),
+)  # fmt: skip
+
+FIGURES = (
+    _figure(
+        "iterations", "MNPO, INPO, SPPO and DPO over iterations",
+        "The judge prefers people to money, money to things and things to people. Medians over seeds; bands: all of "
+        "them. Last panel: what the responses are about.",
+        draw, iterations,
+    ),
+)  # fmt: skip
+
+PAPER = Paper(
+    name="mnpo",
+    title="Multiplayer Nash Preference Optimization",
+    source=SOURCE,
+    summary="Iterations: pairs of the previous iterate, labelled by a judge without a consistent order.",
+    claims=CLAIMS,
+    figures=FIGURES,
+)

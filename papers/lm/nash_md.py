@@ -1,0 +1,142 @@
+"""Nash-MD on a small language model: the mixture coefficient, under a judge whose taste is cyclic."""
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+
+from alignjax.record import Source
+from papers.figures import GREY, describe, heat_map, panels, reference_line
+from papers.lm import corpus, plots
+from papers.lm.claims import claim_of, figure_of
+from papers.lm.runs import SAMPLES, Experiment, last, results, seeds
+from papers.lm.scorers import prefers
+from papers.lm.training import Spec
+from papers.record import Outcome, Paper, Settings
+
+SOURCE = Source("Munos et al.", 2023, "2312.00886", "")
+_claim, _figure = claim_of("nash-md", SOURCE), figure_of("nash-md")
+
+
+def mixtures(settings: Settings) -> Experiment:
+    """From self-play (0) to the best response to the base model (1)."""
+    every = (0.0, 0.25, 1.0) if settings.quick else (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+    specs = {
+        f"m = {m:g}": Spec(
+            method="nash_md_pg", hyper={"beta": 0.02, "mixture": m}, responses=4, score="cyclic", rate=3e-4,
+            steps=settings.size(200, 100), every=settings.size(20, 20),
+        )
+        for m in every
+    }  # fmt: skip
+    return Experiment(paper="nash-md", name="mixture", specs=specs, seeds=seeds(settings, 2), measure="with_responses")
+
+
+def payoff(settings: Settings) -> tuple[list[str], np.ndarray]:
+    """P(row beats column) at the end of the runs, `[mixtures, mixtures]`, the mean over prompts and seeds."""
+    found = results(settings, mixtures(settings))
+    shape = (-1, len(corpus.PROMPTS), SAMPLES, 3)
+    shares = [one["responses"][:, -1].reshape(shape) for one in found.values()]
+    against = lambda a, b: float(prefers(a[:, :, :, None], b[:, :, None, :]).mean())
+    return list(found), np.asarray([[against(a, b) for b in shares] for a in shares])
+
+
+def _exploited(settings: Settings) -> tuple[dict[str, np.ndarray], int]:
+    found = results(settings, mixtures(settings))
+    return {name: last(one["exploited"]) for name, one in found.items()}, sum(len(x["kl"]) for x in found.values())
+
+
+def inner_is_best(settings: Settings) -> Outcome:
+    """The mean win-rate over the other mixtures of the best inner one, less that of either end."""
+    names, table = payoff(settings)
+    mean = (table.sum(1) - np.diagonal(table)) / (len(names) - 1)
+    inner = mean[1:-1].max()
+    return Outcome(
+        expected=0.0, measured=[inner - mean[0], inner - mean[-1]], relation="greater than",
+        runs=len(names) * len(mixtures(settings).seeds),
+        spread="; ".join(f"{name}: {x:.3f}" for name, x in zip(names, mean, strict=True)),
+        note="Mean win-rate against the other mixtures; the best of the inner ones less self-play, and less the best "
+        "response.",
+    )  # fmt: skip
+
+
+def best_response_is_exploited(settings: Settings) -> Outcome:
+    """The highest win-rate against the best response, less that against the least exploited inner mixture."""
+    ends, count = _exploited(settings)
+    means = {name: x.mean() for name, x in ends.items()}
+    inner = min(list(means.values())[1:-1])
+    return Outcome(
+        expected=0.0, measured=float(means["m = 1"] - inner), relation="greater than", runs=count,
+        spread="; ".join(f"{name}: {x:.3f}" for name, x in means.items()),
+    )  # fmt: skip
+
+
+def beats_base(settings: Settings) -> Outcome:
+    """The win-rate of the best response against the base model."""
+    found = results(settings, mixtures(settings))
+    ends = {name: last(one["win_rate"]) for name, one in found.items()}
+    return Outcome(
+        expected=0.5, measured=float(ends["m = 1"].min()), relation="greater than", runs=len(ends["m = 1"]),
+        spread="; ".join(f"{name}: {x.mean():.3f}" for name, x in ends.items()),
+    )  # fmt: skip
+
+
+def draw(settings: Settings) -> Drawing:
+    """How far each can be exploited, over steps and at the end; and what they win of each other."""
+    found = results(settings, mixtures(settings))
+    fig, axes = panels(4, titles=("Highest win-rate against it", "At the end", "Topics over updates", "Who beats whom"))
+    chosen = list(found) if len(found) < 5 else ["m = 0", "m = 0.125", "m = 0.375", "m = 1"]
+    plots.over_steps(axes[0], found, "exploited", chosen)
+    reference_line(axes[0], 0.5, "unbeatable", color=GREY)
+    describe(axes[0], "updates", "win probability")
+    x = [float(name.split("= ")[1]) for name in found]
+    for index, (name, label) in enumerate((("exploited", "of the best pure response against it"),
+                                           ("win_rate", "its own, against the base model"))):  # fmt: skip
+        values = [last(one[name]) for one in found.values()]
+        axes[1].plot(x, [v.mean() for v in values], label=label, marker=plots.MARKERS[index], **plots.look(index))
+    describe(axes[1], "mixture coefficient m", "win probability")
+    for index, name in enumerate(chosen):
+        path = found[name]["topics"].mean(0)
+        axes[2].plot(path[:, 0], path[:, 1], label=name, **plots.look(index))
+        axes[2].plot(*path[-1, :2], marker=plots.MARKERS[index], linestyle="", color=plots.look(index)["color"])
+    describe(axes[2], "share of people", "share of money")
+    names, table = payoff(settings)
+    heat_map(axes[3], range(len(names)), range(len(names)), table, "P(row beats column)", limits=(0.2, 0.8))
+    for ticks in (axes[3].set_xticks, axes[3].set_yticks):
+        ticks(range(len(names)), [name.split("= ")[1] for name in names])
+    describe(axes[3], "m of the column", "m of the row", legend=False)
+    return fig
+
+
+CLAIMS = (
+    _claim(
+        "inner", "Table 1", "A mixture coefficient inside (0, 1) beats both ends, self-play and the best response.",
+        "Nash-MD-PG with four sampled opponents from the tokenwise mixture; the judge prefers people to money, money "
+        "to things and things to people.",
+        inner_is_best,
+    ),
+    _claim(
+        "best-response", "Table 1", "The best response to the base model is exploited more than inner mixtures.",
+        "The same runs; the highest win-rate that a response about one topic has against the policy.",
+        best_response_is_exploited,
+    ),
+    _claim(
+        "beats-base", "Table 1, the row of SFT", "The best response beats the base model.", "The same runs, m = 1.",
+        beats_base,
+    ),
+)  # fmt: skip
+
+FIGURES = (
+    _figure(
+        "mixture", "Nash-MD over the mixture coefficient",
+        "The judge's taste is cyclic. m = 0 is self-play, m = 1 the best response to the base model. Means over seeds; "
+        "bands: all of them.",
+        draw, mixtures,
+    ),
+)  # fmt: skip
+
+PAPER = Paper(
+    name="nash-md",
+    title="Nash Learning from Human Feedback",
+    source=SOURCE,
+    summary="Online: opponents are sampled from the tokenwise geometric mixture of the policy and the base model.",
+    claims=CLAIMS,
+    figures=FIGURES,
+)
