@@ -151,13 +151,19 @@ def fit(encoded: Encoded, limits: Limits, counts: Counts, *, bos: bool, paired: 
     return Encoded(prompt, responses, [trained[:room] for trained in encoded.trained])
 
 
-def as_text(prompt: Said) -> str:
-    """A prompt for judges: a text as it is; of a conversation one message its content, several "role: content" each."""
+def prompt_text(row: Row) -> str:
+    """A prompt for judges: a text as it is; of a conversation one message its content, several "role: content" each.
+
+    Of `messages` the last is left out if it is the assistant's.
+    """
+    prompt = row.prompt
     if isinstance(prompt, str):
         return prompt
+    prompt = prompt[:-1] if prompt[-1]["role"] == "assistant" else prompt
+    said = [str(message.get("content", "")) for message in prompt]
     if len(prompt) == 1:
-        return str(prompt[0]["content"])
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+        return said[0]
+    return "\n".join(f"{message['role']}: {content}" for message, content in zip(prompt, said, strict=True))
 
 
 def report(counts: Counts, limits: Limits, responses: int) -> list[str]:

@@ -200,7 +200,7 @@ def read_prompts(
     return PromptData(
         prompts=prompts,
         prompt_mask=mask,
-        prompt_texts=tuple(encoding.as_text(row.prompt) for row, _ in kept),
+        prompt_texts=tuple(encoding.prompt_text(row) for row, _ in kept),
         columns={name: tuple(row.others[name] for row, _ in kept) for name in names},
         rows_read=counts.rows,
         prompts_cut=counts.prompts_cut,
@@ -234,7 +234,7 @@ def _read(
         loss_mask=loss_mask,
         attention_mask=attention_mask,
         feedback={name: np.stack([row.feedback[name] for row, _ in kept]).astype(np.float32) for name in fields},
-        prompt_texts=tuple(encoding.as_text(row.prompt) for row, _ in kept),
+        prompt_texts=tuple(encoding.prompt_text(row) for row, _ in kept),
         rows_read=counts.rows,
         truncated=counts.truncated,
         prompts_cut=counts.prompts_cut,

@@ -111,6 +111,8 @@ def test_messages_are_trained_on_where_the_assistant_speaks(tmp_path: Path) -> N
     ((tokens, trained),) = sequences(data)
     assert bytes(t for t in tokens if t < BOS) == b"user: q\nassistant: a\nuser: r\nassistant: b"
     assert trained == [ord("a"), EOS, ord("b"), EOS] and not data.feedback and data.num_responses == 1
+    assert data.prompt_texts == ("user: q\nassistant: a\nuser: r",)
+    assert lm.read_prompts(tmp_path / "a", max_prompt_length=99).prompt_texts == data.prompt_texts
     for row in ({"prompt": "Hi", "completion": "Yo", "label": True}, {"prompt": TWO[:1], "completion": TWO[1:]}):
         data = lm.read_supervised(write(tmp_path / "b", row), max_length=200)
         said = "Yo" if row["prompt"] == "Hi" else "a"
