@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import alignjax
 from alignjax.equations import square
-from theory.mutation import command, judge, score, targets
+from theory.mutation import command, draws, judge, score, targets, witness
 from theory.mutation.operators import Mutant, mutants_of
 from theory.mutation.page import page
 from theory.mutation.world import world
@@ -191,14 +193,39 @@ def test_the_exit_code_is_the_score(
     assert ("survived: equations.square" in capsys.readouterr().out) is (code == 1)
 
 
+def test_the_witness_can_draw_the_arguments_of_equations() -> None:
+    unknown = set()
+    for name, (module, function) in targets.equations().items():
+        if not function.rpartition(".")[2].startswith("_"):
+            found = witness.find(module, function)
+            names = set(inspect.signature(inspect.unwrap(found)).parameters) - {"group_size"}
+            unknown |= {f"{name}: {one}" for one in names - set(draws.by_name(module, found)) - set(witness._OPTIONS)}
+    assert unknown == {
+        "equations.kept: arrays",  # any number of them
+        "extragradient.extragradient: inner",  # an optimiser
+        "games.original_solvers.comal: inner_steps",  # a loop of no fixed length, which does not differentiate
+        "games.solvers.step: hyperparameters",
+        "multiobjective.fronts.hypervolume: reference_point",  # on the host
+    }
+
+
+def test_states_boards_and_options_reach_the_witness() -> None:
+    module, function = targets.equations()["games.regularised_solvers.nash_ema"]
+    (case,) = witness.cases(module, witness.find(module, function))
+    assert type(case.arrays["state"]).__name__ == "EmaState"
+    values = witness.responses(witness.find(module, function), case)
+    assert values[0].shape == (witness.INSTANCES, 5) and np.isfinite(values[0]).mean() > 0.5
+    module, function = targets.equations()["objectives.p3o.p3o"]
+    seen = {(case.static["clip"], case.static["kl"]) for case in witness.cases(module, witness.find(module, function))}
+    assert len(seen) == 6
+
+
 @pytest.mark.long
 def test_a_sample_of_all_mutants_is_killed() -> None:
     everything = targets.mutants(targets.equations())
     verdicts = list(score.run(score.sample(everything, 60, seed=1), workers=1))
     survivors = [v.mutant.diff for v in verdicts if v.status == "survived"]
-    found = score.score(verdicts)
-    error = (score.PASS * (1 - score.PASS) / (found.killed + found.survived)) ** 0.5  # of a sample's share
-    assert found.value >= score.PASS - 2 * error, survivors
+    assert score.score(verdicts).value >= score.PASS, survivors
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """BOND and its relatives, and the regressions of copg.py, held to their definitions: gradients, integrals, sums."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from alignjax import Problem, methods
+from alignjax.mixed_kl import mixed_kl_minimiser
 from alignjax.objectives import bond, copg
 from alignjax.samples import Samples
 from theory import definitions, instances
@@ -167,6 +169,14 @@ def tables_of_best_of_n(key: Array) -> Array:
     moving = lambda t: bond.quantile_of(
         Problem(ref_logp=jax.nn.log_softmax(logits + t * jnp.arange(4.0)), reward=reward), logp
     )
+    pool, seen = jnp.array([0.0, 1.0, 1.0, 3.0]), jnp.array([-1.0, 1.0, 3.0])
+    shares = jnp.array([1 / 8, 3 / 4, 1.0])
+    slacks += [
+        equal(bond.estimated_quantile(seen, pool), shares),
+        equal(bond.estimated_ratio(seen, pool, n=3.0), 2 * jnp.log(shares) + jnp.log(3.0)),
+        equal(bond.estimated_ratio(seen, pool, n=3.0, include_b=False), 2 * jnp.log(shares)),
+        equal(jax.grad(lambda n: bond.estimated_ratio(seen, pool, n=n)[0])(3.0), jnp.log(1 / 8) + 1 / 3),
+    ]
     p = jax.nn.softmax(logits)
     change = p * (jnp.arange(4.0) - (p * jnp.arange(4.0)).sum())
     found = jax.jvp(moving, (jnp.zeros(()),), (jnp.ones(()),))[1]
@@ -201,6 +211,27 @@ def minimisers_of_best_of_n(key: Array) -> Array:
             return (1 - w) * definitions.kl(two, x) + paid + gamma * definitions.kl(x, anchor)
 
         flat(objective, bond.jbond_optimum(problem, weight=w, gamma=gamma))
+    return both(*slacks)
+
+
+def between_two_laws(key: Array) -> Array:
+    """The law between two others has no slope in a KL(b || .) + c KL(. || q); where q has no mass it has none, where
+    only b has none it is as it was; of weight 0 either law is the other one.
+    """
+    keys = jax.random.split(key, 2)
+    target, pulled = (instances.smooth_law(k, 4) for k in keys)
+    hollow = definitions.normalised(target.at[0].set(-jnp.inf))
+    slacks = []
+    for b, (forward, backward) in itertools.product((target, hollow), ((0.3, 0.7), (2.0, 0.1), (0.1, 3.0))):
+        found = mixed_kl_minimiser(b, pulled, forward, backward)
+        mixed = lambda x, b=b, f=forward, g=backward: f * definitions.kl(b, x) + g * definitions.kl(x, pulled)
+        slope = jax.grad(lambda x, mixed=mixed: mixed(definitions.softmax_of(x)))(found)
+        wide = mixed_kl_minimiser(jnp.append(b, -jnp.inf), jnp.append(pulled, -jnp.inf), forward, backward)
+        each = mixed_kl_minimiser(jnp.stack([b, b]), pulled, jnp.array([forward, 0.0]), jnp.array([backward, 1.0]))
+        slacks += [equal(slope, 0.0, tolerance=1e-7), equal(jnp.exp(wide), jnp.append(jnp.exp(found), 0.0))]
+        slacks += [equal(jnp.exp(each), jnp.exp(jnp.stack([found, pulled]))), equal(jnp.exp(found).sum(), 1.0)]
+        slacks += [equal(jnp.exp(mixed_kl_minimiser(b, pulled, forward, 0.0)), jnp.exp(b))]
+        slacks += [equal(jnp.exp(mixed_kl_minimiser(b, pulled, 0.0, 0.0)), jnp.exp(b))]
     return both(*slacks)
 
 
@@ -248,6 +279,7 @@ BY_HAND: tuple[tuple[str, str, Any], ...] = (
     ("qrpo", "QRPO's partition function is an integral", known_partition),
     ("best-of-tables", "what BOND reads on a table", tables_of_best_of_n),
     ("best-of-optima", "the optima of BOND's family are stationary", minimisers_of_best_of_n),
+    ("mixed-kl", "the law nearest to two others", between_two_laws),
     ("anchors", "a moving anchor moves when it is due", anchors_that_move),
     ("values", "DRO's value, and how V* moves", values_of_prompts),
 )

@@ -123,8 +123,12 @@ def roots_of_multipliers(key: Array) -> Array:
         logp = constrained.log_regression(jnp.append(target, -jnp.inf), jnp.append(law, -jnp.inf))
         pull = jnp.exp(law) * (logp[:4] - target) / jnp.exp(logp[:4])
         slacks += [equal(pull, pull.mean(), tolerance=1e-7), equal(jnp.exp(logp).sum(), 1.0)]
+    # Targets that are the law's own, less a constant: the law itself, unless they are more than one nat below it.
+    down = [constrained.log_regression(law - less, law) for less in (0.9, 1.1)]
     return both(
         *slacks,
+        equal(down[0], law, tolerance=1e-7),
+        equal(jnp.isnan(down[1]), 1.0),
         equal(w + jnp.log(w), z),
         equal(jax.vmap(jax.grad(constrained.omega))(z), w / (1 + w), tolerance=1e-8),
         equal(jnp.log(v) - v, below),

@@ -182,8 +182,9 @@ def by_name(module: str, function: Callable[..., Any], kind: int = 0) -> dict[st
         table[name] = logs
     if "found" in notes:
         table["found"] = lambda key: quantiles(law(key), ties(key))
+    table["pool_reward"] = table["sampled_reward"] = lambda key: jnp.round(normal((7,))(key))
     if module.startswith("alignjax.best_of"):
-        table |= {"sampled_reward": lambda key: jnp.round(normal((7,))(key)), "logit": normal(()),
+        table |= {"logit": normal(()),
                   "reward": lambda key: jnp.round(normal((5,))(key)),
                   "rival_reward": lambda key: jnp.round(normal((5,))(key))}  # fmt: skip
     if module.startswith("alignjax.multiobjective"):

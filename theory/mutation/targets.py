@@ -45,6 +45,7 @@ NOT_EQUATIONS = {
     "alignjax.games.social_choice": ("_matrix", "_shortest_cycle"),
     "alignjax.games.solvers": ("solver", "_one_for_all", "_run", "_start", "solve"),
     "alignjax.kl_regularised": ("_checked",),
+    "alignjax.laws": ("drawn_from", "sources_of"),
     "alignjax.logspace": ("as_float", "per_batch"),
     "alignjax.multiobjective.advantages": ("_checked",),
     "alignjax.multiobjective.combiners": ("_simplex",),
