@@ -5,7 +5,9 @@ kernels of GPU and TPU take that), and `masked` over a cache.
 """
 
 import functools
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -67,14 +69,33 @@ def masked(
     return jnp.einsum("BKGST,BTKH->BSKGH", weights, v).reshape(q.shape)
 
 
+def _on_each_device(kernel: Callable[..., Array]) -> Callable[..., Array]:
+    """The kernel on each device's own rows and heads: the compiler cannot split a Pallas call.
+
+    By the mesh (`jax.set_mesh`) and the logical rules (`flax.linen.logical_axis_rules`) in force; the plain kernel
+    where there are none.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return kernel
+    split = nn.logical_to_mesh_axes(("prompt", "time", "heads", "head"))
+    return jax.shard_map(kernel, mesh=mesh, in_specs=(split,) * 3, out_specs=split, check_vma=False)
+
+
 def _flash(q: Array, k: Array, v: Array, scale: float) -> Array:
+    """JAX's Pallas kernel for TPU, which has as many heads of keys as of queries."""
+    repeats = q.shape[2] // k.shape[2]
+    kernel = _on_each_device(functools.partial(_flash_here, scale=scale))
+    return kernel(q, jnp.repeat(k, repeats, 2), jnp.repeat(v, repeats, 2))
+
+
+def _flash_here(q: Array, k: Array, v: Array, *, scale: float) -> Array:
     from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, flash_attention
 
     block = next(b for b in (512, 256, FLASH_BLOCK) if q.shape[1] % b == 0)
     names = ("q", "k_major", "k", "q_major_dkv", "k_major_dkv", "k_dkv", "q_dkv", "k_major_dq", "k_dq", "q_dq")
     sizes = BlockSizes(block_b=1, **{f"block_{name}": block for name in names})
-    repeats = q.shape[2] // k.shape[2]  # the kernel has as many heads of keys as of queries
-    heads_first = [jnp.swapaxes(x, 1, 2) for x in (q, jnp.repeat(k, repeats, 2), jnp.repeat(v, repeats, 2))]
+    heads_first = [jnp.swapaxes(x, 1, 2) for x in (q, k, v)]
     return jnp.swapaxes(flash_attention(*heads_first, causal=True, sm_scale=scale, block_sizes=sizes), 1, 2)
 
 

@@ -303,7 +303,7 @@ def extend(
 def _boxed(config: DecoderConfig, key: Array) -> Params:
     one = jnp.zeros((1, 1), jnp.int32)
     place = Place(*_angles(config, one, one[0] + 1))
-    return Decoder(config).init(key, one, place)["params"]
+    return Decoder(dataclasses.replace(config, attention="xla")).init(key, one, place)["params"]
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -28,7 +28,7 @@ from alignjax.lm.rope import Rope
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(folder.name for folder in FIXTURES.iterdir())
-QUICK = ("gemma3", "qwen2")
+QUICK = ("gemma3",)
 
 
 @functools.cache
