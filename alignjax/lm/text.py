@@ -10,7 +10,7 @@ VOCAB_SIZE = 264
 SPECIALS = {BOS: "<|bos|>", EOS: "<|eos|>", PAD: "<|pad|>"}
 """How the specials are written in chat templates."""
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message.role == 'assistant' %}"
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}"
     "assistant: {% generation %}{{ message.content }}<|eos|>{% endgeneration %}{{ '\\n' }}"
     "{% else %}{{ message.role }}: {{ message.content }}{{ '\\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"

@@ -193,7 +193,7 @@ class ByteTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """As a Hugging Face tokenizer: a BPE over bytes without merges, the same ids."""
-        from tokenizers import AddedToken, decoders, models, pre_tokenizers
+        from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
         from tokenizers import Tokenizer as Fast
 
         vocabulary = {letter: byte for byte, letter in _byte_letters().items()}
@@ -201,6 +201,8 @@ class ByteTokenizer:
         fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         fast.decoder = decoders.ByteLevel()
         fast.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in _BYTE_IDS])
+        first = text.SPECIALS[text.BOS]
+        fast.post_processor = processors.TemplateProcessing(single=f"{first} $A", special_tokens=[(first, text.BOS)])
         names = {f"{kind}_token": text.SPECIALS[getattr(text, kind.upper())] for kind in ("bos", "eos", "pad")}
         settings = {**names, "chat_template": text.CHAT_TEMPLATE, "tokenizer_class": "PreTrainedTokenizerFast"}
         folder = Path(folder)

@@ -147,7 +147,7 @@ def make() -> None:
         generation_config={"eos_token_id": [ids["<|end_of_text|>"], ids["<|eot_id|>"]]},
     )  # fmt: skip
     named = [{"name": "default", "template": CHATML}, {"name": "marked", "template": MARKED}]
-    end = {"content": "<|im_end|>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    end = {"__type": "AddedToken", "content": "<|im_end|>", "lstrip": False, "normalized": False, "rstrip": False}
     write(
         "chatml", byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], None),
         {"bos_token": None, "eos_token": end, "pad_token": "<|im_end|>", "chat_template": named},
