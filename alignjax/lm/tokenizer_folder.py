@@ -12,7 +12,7 @@ from alignjax.lm.tokenizer import chat_tokens
 
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "tokenizer.model", "vocab.json", "merges.txt",
+    "tokenizer.model", "vocab.json", "merges.txt", "generation_config.json",
 )  # fmt: skip
 """What `save` copies, of those there are."""
 
@@ -43,11 +43,15 @@ class FolderTokenizer:
         return chat_tokens(self, messages, add_generation_prompt)
 
     def save(self, folder: str | Path) -> None:
-        """Copies the files it was read from."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        """Copies the files it was read from; the template that is in use becomes the default."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            if (self.folder / name).exists():
-                shutil.copyfile(self.folder / name, Path(folder) / name)
+            if (self.folder / name).exists() and folder.resolve() != self.folder.resolve():
+                shutil.copyfile(self.folder / name, folder / name)
+        there = _templates(folder, _settings(folder)).get("default")
+        if self.template is not None and self.template.source != there:
+            (folder / "chat_template.jinja").write_text(self.template.source, encoding="utf-8")
 
 
 def load_tokenizer(
@@ -66,7 +70,7 @@ def load_tokenizer(
     """
     folder = Path(folder)
     fast = _fast(folder)
-    settings = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+    settings = _settings(folder)
     generation, model = _json(folder / "generation_config.json"), _json(folder / "config.json")
     written = {name: _written(value) for name, value in settings.items() if name.endswith("_token")}
     names = {name: value for name, value in written.items() if value is not None}
@@ -95,6 +99,10 @@ def load_tokenizer(
         folder, fast, None if template is None else ChatTemplate(template, names, now),
         bos[0] if bos else None, (ids("pad") or [stops[0]])[0], stops,
     )  # fmt: skip
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    return _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
 
 
 def _fast(folder: Path) -> Any:
@@ -133,24 +141,26 @@ def _written(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _template(folder: Path, settings: Mapping[str, Any], asked: str | None) -> str | None:
+def _templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> chat template; "default" is the one in use if none is asked for."""
     found = settings.get("chat_template")
-    named: dict[str, str]
+    named = {} if found is None else {"default": found}
     if isinstance(found, list):
-        named = {str(one["name"]): str(one["template"]) for one in found}
-    else:
-        named = {} if found is None else {"default": str(found)}
+        named = {one["name"]: one["template"] for one in found}
+    paths = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    named |= {path.stem: path.read_text(encoding="utf-8") for path in paths}
     if (folder / "chat_template.jinja").is_file():
         named["default"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        named[path.stem] = path.read_text(encoding="utf-8")
+    return named
+
+
+def _template(folder: Path, settings: Mapping[str, Any], asked: str | None) -> str | None:
+    named = _templates(folder, settings)
     if asked is None:
         if named and "default" not in named:
             raise ValueError(f"{folder} has no default chat template; give chat_template, one of {', '.join(named)}")
         return named.get("default")
-    if asked in named:
-        return named[asked]
-    if "{" not in asked:
+    if asked not in named and "{" not in asked:
         there = ", ".join(named) or "none"
         raise ValueError(f"chat_template {asked!r} is no template and no name of one; {folder} has {there}")
-    return asked
+    return named.get(asked, asked)

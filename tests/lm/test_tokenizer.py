@@ -124,6 +124,17 @@ def test_bytes_are_a_folder_too(tmp_path: Path) -> None:
         assert tokenizer.chat(FOUR) == BYTES.chat(FOUR) and chat_trained(tokenizer, FOUR) == chat_trained(BYTES, FOUR)
 
 
+def test_a_saved_tokenizer_is_the_same_with_the_template_in_use(tmp_path: Path) -> None:
+    for n, tokenizer in enumerate((HEADERS, CHATML, MARKED, INST)):
+        tokenizer.save(tmp_path / str(n))
+        read = lm.load_tokenizer(tmp_path / str(n))
+        read.save(tmp_path / str(n))  # onto itself
+        assert read.stops == tokenizer.stops and chat_trained(read, FOUR) == chat_trained(tokenizer, FOUR)
+        assert read.template is not None and tokenizer.template is not None
+        assert read.template.source == tokenizer.template.source
+    assert not (tmp_path / "1" / "chat_template.jinja").exists()  # it has its own
+
+
 def test_a_tokenizer_must_fit_the_model() -> None:
     lm.check_fits(BYTES, lm.preset("tiny"))
     lm.check_fits(BYTES, SimpleNamespace(vocab_size=259))
