@@ -242,7 +242,7 @@ def save(
     if hasattr(tokenizer, "save"):
         tokenizer.save(folder)
     elif tokenizer is not None:
-        for name in (*TOKENIZER_FILES, "generation_config.json"):
+        for name in TOKENIZER_FILES:
             if (Path(tokenizer) / name).exists() and Path(tokenizer).resolve() != folder.resolve():
                 shutil.copyfile(Path(tokenizer) / name, folder / name)
     (folder / CONFIG).write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
