@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +173,11 @@ def test_what_cannot_be_batched_is_told(data: lm.PreferenceData, arguments: dict
     size = arguments.pop("batch_size")
     with pytest.raises(ValueError, match=message):
         lm.batches(data, size, **arguments)
+
+
+@pytest.mark.slow
+def test_what_reads_text_is_imported_when_it_is_needed() -> None:
+    heavy = ["grain", "jinja2", "pyarrow", "tokenizers"]
+    code = f"import sys, alignjax.lm; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
