@@ -134,7 +134,7 @@ def best_of_n(generated: Generated, rewards: ArrayLike) -> Generated:
         raise ValueError(f"rewards must be [B, K] = {generated.tokens.shape[:-1]}, got shape {np.shape(rewards)}")
     checks.not_nan("rewards", rewards)
     best = jnp.argmax(jnp.asarray(rewards), -1)
-    return jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, best), generated)
+    return jax.tree.map(lambda x: jnp.take_along_axis(x, best[:, None, None], 1)[:, 0], generated)
 
 
 # --- arguments

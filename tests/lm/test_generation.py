@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,59 +15,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from alignjax import lm
 from alignjax.lm.generation import Generated, _generate, best_of_n, generate
+from tests.lm.recurrent import STOP, Recurrent, V, next_law, parameters
 
-V, D, N, STOP = 4, 6, 3, 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Recurrent:
-    """s <- s/2 + E[token], hidden = tanh(s): order matters, padding does not, and there are no keys and values."""
-
-    vocab_size: int = V
-    max_length: int = 64
-    logit_softcap: float | None = 3.0
-
-    def unembedding(self, params: Mapping[str, Any]) -> jax.Array:
-        return params["out"]
-
-    def empty_cache(self, batch: int, length: int) -> Any:
-        return {"state": jnp.zeros((batch, D)), "used": jnp.int32(0)}
-
-    def extend(self, params: Mapping[str, Any], tokens: Any, keep: Any, cache: Any) -> Any:
-        def one(state: Any, column: Any) -> Any:
-            token, kept = column
-            state = jnp.where(kept[:, None], state / 2 + params["in"][token], state)
-            return state, jnp.tanh(state)
-
-        state, hidden = jax.lax.scan(one, cache["state"], (tokens.T, keep.T))
-        return jnp.moveaxis(hidden, 0, 1), {"state": state, "used": cache["used"] + tokens.shape[1]}
-
-    def hidden(self, params: Mapping[str, Any], tokens: Any, keep: Any) -> jax.Array:
-        return self.extend(params, tokens, keep, self.empty_cache(*tokens.shape))[0]
-
-
+N = 3
 MODEL = Recurrent()
-
-
-def parameters(seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {name: rng.normal(size=(V, D)).astype(np.float32) for name in ("in", "out")}
-
-
 POLICY, OTHER, THIRD = (parameters(seed) for seed in range(3))
 PROMPT = [1, 0, 2]
 RESPONSES = [r for n in range(1, N + 1) for r in itertools.product(range(V), repeat=n)
              if STOP not in r[:-1] and (len(r) == N or r[-1] == STOP)]  # fmt: skip
-
-
-def next_law(params: Any, before: Any) -> np.ndarray:
-    """The model again, in NumPy, without a cache: pi(. | before)."""
-    state = np.zeros(D)
-    for token in before:
-        state = state / 2 + params["in"][token]
-    z = 3 * np.tanh(params["out"].astype(np.float64) @ np.tanh(state) / 3)
-    return np.exp(z) / np.exp(z).sum()
 
 
 def cut(p: np.ndarray, temperature: float = 1.0, top_k: int = V, top_p: float = 1.0) -> np.ndarray:
@@ -226,6 +182,7 @@ def test_padding_has_no_influence(ragged: Generated, side: str) -> None:
                               attention_mask=jnp.asarray(mask)))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_the_rows_beside_it(ragged: Generated) -> None:
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(jnp.arange(4))
     order = np.array([2, 0, 3, 1])
@@ -270,6 +227,7 @@ def test_settings_and_lengths_within_a_multiple_compile_once(ragged: Generated) 
     assert _generate._cache_size() == compiled
 
 
+@pytest.mark.slow
 def test_the_loop_ends_when_every_row_has_stopped() -> None:
     """Seen through a model that counts how often it is run."""
 
@@ -301,15 +259,75 @@ def test_the_prompt_is_run_once_for_all_its_samples() -> None:
 
 
 def test_best_of_n_takes_the_first_of_the_best() -> None:
-    out = generate(MODEL, POLICY, RAGGED, jax.random.key(5), max_new_tokens=12, num_samples=3, stop=[STOP])
+    shape = (4, 3, 2)
+    numbers = lambda start: jnp.arange(start, start + 24).reshape(shape)
+    out = Generated(tokens=numbers(0), mask=numbers(0) % 5 > 0, logp=-1.0 * numbers(9), law_logp=-2.0 * numbers(9))
     best = best_of_n(out, np.array([[0, 2, 1], [5, 5, 1], [-3, -2, -1], [0, 0, 0]]))
-    for row, k in enumerate((1, 0, 2, 0)):
-        np.testing.assert_array_equal(best.tokens[row], out.tokens[row, k])
-        np.testing.assert_array_equal(best.law_logp[row], out.law_logp[row, k])
+    for name in ("tokens", "mask", "logp", "law_logp"):
+        wanted = [np.asarray(getattr(out, name))[row, k] for row, k in enumerate((1, 0, 2, 0))]
+        np.testing.assert_array_equal(getattr(best, name), wanted)
     with pytest.raises(ValueError, match=r"rewards holds nan at index \(1, 2\)"):
         best_of_n(out, np.array([[0, 2, 1], [5, 5, np.nan], [1, 2, 3], [1, 2, 3]]))
     with pytest.raises(ValueError, match=r"rewards must be \[B, K\] = \(4, 3\), got shape \(4,\)"):
         best_of_n(out, np.zeros(4))
+
+
+DECODERS = {
+    "llama": {},
+    "gemma": {"family": "gemma3", "window": 4, "local_layers": (True, False), "logit_softcap": 5.0, "qk_norm": True,
+              "num_kv_heads": 1},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_decoder_generates_what_it_scores(family: str) -> None:
+    """A cache of keys and values, ragged prompts and many samples: the log-probs are those of scoring whole rows,
+    and what is greedy is the argmax of `lm.logits` of whole rows.
+    """
+    config = lm.DecoderConfig(vocab_size=11, d_model=16, d_mlp=24, num_layers=2, num_heads=2, max_length=64,
+                              **DECODERS[family])  # fmt: skip
+    params = lm.init(config, jax.random.key(1))
+    key, prompts = jax.random.key(2), [[1, 2, 3, 4, 5], [7], [3, 3, 9]]
+    settings: dict[str, Any] = {"max_new_tokens": 12, "stop": [0]}
+    out = generate(config, params, prompts, key, num_samples=2, temperature=0.7, **settings)
+    greedy = generate(config, params, prompts, key, temperature=0, **settings)
+    assert len({int(mask.sum()) for rows in np.asarray(out.mask) for mask in rows}) > 1  # some stop early
+
+    def whole(prompt: list[int], tokens: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        row = np.array([[*prompt, *np.asarray(tokens)[np.asarray(mask)]]])
+        return np.pad(row, [(0, 0), (0, 24 - row.shape[1])]), np.arange(24) < row.shape[1]
+
+    for n, prompt in enumerate(prompts):
+        for k in range(2):
+            row, inside = whole(prompt, out.tokens[n, k], out.mask[n, k])
+            made = np.asarray(out.logp[n, k])[np.asarray(out.mask[n, k])]
+            scored = np.asarray(lm.token_logps(config, params, row, inside[None]))[0, len(prompt) : inside.sum()]
+            np.testing.assert_allclose(made, scored, atol=2e-5)
+        row, inside = whole(prompt, greedy.tokens[n], greedy.mask[n])
+        best = np.asarray(lm.logits(config, params, row)).argmax(-1)[0]
+        for t in range(len(prompt), int(inside.sum())):
+            assert row[0, t] == best[t - 1]
+
+
+@pytest.mark.slow
+def test_sharded_parameters_and_prompts_give_the_same_tokens() -> None:
+    """Parameters split over 4 devices, prompts over 2."""
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from tpu.mesh import make_mesh
+    from tpu.partition import shardings
+
+    config = lm.DecoderConfig(vocab_size=12, d_model=16, d_mlp=24, num_layers=1, num_heads=4, max_length=64)
+    params = lm.init(config, jax.random.key(1))
+    prompts = np.random.default_rng(0).integers(1, 12, (4, 5))
+    plain = generate(config, params, prompts, jax.random.key(2), max_new_tokens=8, num_samples=2)
+    mesh = make_mesh("data=2,tensor=4")
+    placed = jax.device_put(params, shardings(lm.logical_axes(config), params, mesh))
+    rows = jax.device_put(jnp.asarray(prompts), NamedSharding(mesh, PartitionSpec("data")))
+    out = generate(config, placed, rows, jax.random.key(2), max_new_tokens=8, num_samples=2)
+    same(plain, out)
+    assert len(out.tokens.sharding.device_set) == 8
 
 
 KEY = jax.random.key(0)
