@@ -53,6 +53,7 @@ Batch = Mapping[str, Any]
 def assemble(settings: Settings) -> Run:
     """The run. Raises: UsageError, ValueError, TypeError, OSError if its parts are wrong or do not fit together."""
     parts = _parts(settings)
+    settings = parts.settings  # the method's name as it is written
     state, reference, step, example = _placed(parts)
     facts = {
         "hyperparameters": dict(parts.hyper),

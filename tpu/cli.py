@@ -35,10 +35,12 @@ def parser() -> Parser:
 def listing() -> dict[str, Any]:
     """What there is, as plain data."""
     from alignjax import lm
+    from tpu.tasks import TASKS
 
     methods = {name: {"says": m.says, "reads": list(m.reads)} for name, m in alignjax.methods.items()}
     says = {name: module.SAYS for name, module in commands().items()}
-    return {"commands": says, "models": list(lm.PRESETS), "methods": methods}
+    tasks = {name: says for name, (_, says) in TASKS.items()}
+    return {"commands": says, "models": list(lm.PRESETS), "tasks": tasks, "methods": methods}
 
 
 def _print_listing() -> None:
@@ -46,7 +48,10 @@ def _print_listing() -> None:
     print("python -m tpu COMMAND --help\n\ncommands")
     for name, says in there["commands"].items():
         print(f"  {name:18} {says}")
-    print(f"\nmodels\n  {', '.join(there['models'])}\n\nmethods")
+    print(f"\nmodels\n  {', '.join(there['models'])}, or a Hugging Face folder\n\ntasks")
+    for name, says in there["tasks"].items():
+        print(f"  {name:18} {says}")
+    print("\nmethods")
     for name, method in there["methods"].items():
         print(f"  {name:18} {method['says']}")
 

@@ -102,15 +102,6 @@ class Settings:
         """`buckets`, or 1 for a preset, where compiling costs more than padding, and 4 for weights."""
         return self.buckets or (4 if Path(self.model).is_dir() else 1)
 
-    def given(self) -> dict[str, Any]:
-        """What differs from the defaults, hyperparameters among them, by the names of the flags."""
-        found: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "hyper" and value != field.default:
-                found[field.name] = list(value) if isinstance(value, tuple) else value
-        return found | dict(self.hyper)
-
 
 FREE = frozenset({"out", "steps", "mesh", "save_every", "keep", "keep_best", "eval_every", "eval_data", "eval_prompts",
                   "checks", "remat", "data", "model", "reference", "ref_logps", "hyper"})  # fmt: skip

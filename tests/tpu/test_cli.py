@@ -32,7 +32,8 @@ def test_alone_it_lists_what_there_is(capsys: Any) -> None:
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in ("train", *alignjax.methods)) and "tiny" in text
     assert main(["--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"commands", "models", "methods"}
+    there = json.loads(capsys.readouterr().out)
+    assert set(there) == {"commands", "models", "tasks", "methods"} and set(there["tasks"]) == {"sft", "reward_model"}
 
 
 def test_help_has_a_flag_for_every_hyperparameter(capsys: Any) -> None:
@@ -43,30 +44,47 @@ def test_help_has_a_flag_for_every_hyperparameter(capsys: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_writes_its_config_metrics_and_parameters(capsys: Any, tmp_path: Path) -> None:
-    import orbax.checkpoint
-
+def test_a_run_writes_its_config_metrics_and_model(capsys: Any, tmp_path: Path) -> None:
     arguments = ["train", "--method", "dpo", "--data", PAIRS, "--steps", "3", "--mesh", "data=2", "--beta", "0.2"]
+    arguments += ["--eval-every", "2", "--eval-data", PAIRS, "--max-new-tokens", "4", "--eval-prompts", "2"]
     assert main([*arguments, "--json"]) == 0
     captured = capsys.readouterr()
     summary = json.loads(captured.out)
     assert captured.err == ""
     assert (summary["method"], summary["steps"], summary["out"]) == ("dpo", 3, "out/train-dpo")
-    rows = [json.loads(line) for line in (tmp_path / "out/train-dpo/metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert len(summary["checks"]) == 5 and all(": ok: " in line for line in summary["checks"])
+    out = tmp_path / "out/train-dpo"
+    read = lambda name: [json.loads(line) for line in (out / name).read_text().splitlines()]
+    rows = read("metrics.jsonl")
+    assert [row["step"] for row in rows] == [row["step"] for row in read("timing.jsonl")] == [0, 1, 2]
     assert summary["first_loss"] == rows[0]["loss"] == pytest.approx(np.log(2), rel=1e-5)
     assert summary["final_loss"] == rows[-1]["loss"] and summary["seconds"] > 0
-    assert {"loss", "grad_norm", "logps/chosen", "logps/rejected", "rewards/accuracies", "rewards/chosen",
-            "rewards/margins", "rewards/rejected", "step"} == set(rows[0])  # fmt: skip
-    config = json.loads((tmp_path / "out/train-dpo/config.json").read_text())
+    assert {"grad_norm", "learning_rate", "logps/chosen", "logps/rejected", "loss", "num_tokens", "rewards/accuracies",
+            "rewards/chosen", "rewards/margins", "rewards/rejected", "step"} <= set(rows[0])  # fmt: skip
+    data = lm.read_preferences(PAIRS, max_length=64)
+    assert rows[2]["num_tokens"] < 3 * data.attention_mask.sum((1, 2)).max() * 8
+    evaluated = read("eval.jsonl")
+    assert [row["step"] for row in evaluated] == [0, 2, 3]  # and at the end
+    assert evaluated[0]["eval/loss"] == pytest.approx(np.log(2), rel=1e-5) and evaluated[2]["eval/loss"] < 0.69
+    assert [row["step"] for row in read("samples.jsonl")] == [0, 0, 2, 2, 3, 3]
+    config = json.loads((out / "config.json").read_text())
     assert config["hyperparameters"] == {"beta": 0.2} and config["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1}
-    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-        start = lm.init(lm.preset("tiny"), jax.random.key(0))
-        saved = checkpointer.restore(tmp_path / "out/train-dpo/params", start)
+    assert config["versions"]["jax"] == jax.__version__ and len(config["git_commit"]) >= 40
+    _, saved = lm.load(out / "model")
+    start = lm.init(lm.preset("tiny"), jax.random.key(0))
     moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), start, saved)
     assert 1e-4 < max(jax.tree.leaves(moved)) < 1e-2  # three steps of Adam at 0.001
-    assert main([*arguments]) == 0  # again, into the same folder
+    # The metrics of step 2 are of the state after two updates, which the final model is one update from.
+    assert main([*arguments]) == 2  # again, into the same folder
+    assert "--out out/train-dpo holds a run; go on with it by --resume" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
     assert "dpo: 3 steps in" in capsys.readouterr().out
+    # The written settings are the run: the same bytes from them, and flags go before them.
+    arguments = ["train", "--config", "out/train-dpo/config.yaml", "--out", "again", "--no-checks", "--eval-every", "0"]
+    assert main([*arguments]) == 0
+    assert "check" not in capsys.readouterr().out
+    assert Path("again/metrics.jsonl").read_bytes() == (out / "metrics.jsonl").read_bytes()
+    assert not Path("again/eval.jsonl").exists()
 
 
 @pytest.mark.slow
@@ -78,15 +96,54 @@ def test_hyphens_are_underscores_and_sampled_pairs_train(capsys: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_fails_the_run(capsys: Any) -> None:
+def test_a_loss_that_is_not_finite_fails_the_run_and_can_be_looked_at(capsys: Any) -> None:
     arguments = ["train", "--method", "dpo", "--data", PAIRS, "--steps", "9", "--mesh", "data=1", "--lr", "1e38"]
     assert main(arguments) == 1
     captured = capsys.readouterr()
     assert "failed: " in captured.err and " at step 1; a smaller --lr may help" in captured.err
-    assert captured.out == "" and "Traceback" not in captured.err
+    assert "python -m tpu train --replay out/train-dpo/nan-batch-1.npz" in captured.err
+    assert "Traceback" not in captured.err
     rows = [json.loads(line) for line in Path("out/train-dpo/metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and rows[0]["loss"] is not None and None in rows[1].values()
-    assert not Path("out/train-dpo/params").exists()
+    assert not Path("out/train-dpo/model").exists()
+    assert main(["train", "--replay", "out/train-dpo/nan-batch-1.npz", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    # Every parameter is of the size of 1e38 and finite, as is the loss; its gradient is not.
+    assert len(told["losses"]) == 8 and "embedding" in told["gradients"] and told["parameters"] == []
+    assert main(["train", "--replay", "out/train-dpo/nan-batch-2.npz"]) == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("method", "data", "more"),
+    [
+        ("sft", "chat.jsonl", []),
+        ("reward_model", PAIRS, []),
+        ("dpo", PAIRS, ["--lora-rank", "2", "--accumulate", "2", "--schedule", "cosine", "--warmup", "1"]),
+        ("rloo", PAIRS, ["--reward", "length", "--max-new-tokens", "4", "--num-responses", "2", "--optimizer", "lion"]),
+    ],
+)
+def test_tasks_adapters_and_online(capsys: Any, method: str, data: str, more: list[str]) -> None:
+    rows = [{"prompt": f"Say {n}.", "completion": f"{n}" * (1 + n)} for n in range(8)]
+    Path("chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = ["train", "--method", method, "--data", data, "--steps", "2", "--mesh", "data=1", "--batch", "4", "--json"]
+    assert main([*base, "--out", "run", *more]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert not any("FAILED" in line for line in summary["checks"]) and np.isfinite(summary["final_loss"])
+    config, params = lm.load("run/model")
+    assert config.num_layers == 1
+    start = lm.init(lm.preset("tiny"), jax.random.key(0))
+    moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), start, params)
+    assert max(jax.tree.leaves(moved)) > 0
+    if "--lora-rank" in more:
+        assert moved["embedding"] == 0 and moved["layers"]["attention"]["query"] > 0
+        rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+        assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 1e-3])  # warm-up, start of the cosine
+    if method == "rloo":
+        last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
+        assert {"reward", "reward_std", "entropy", "completions/mean_length", "completions/clipped_ratio"} <= set(last)
+    if method == "reward_model":
+        assert Path("run/model/reward_head.safetensors").is_file()
 
 
 DPO = ["train", "--method", "dpo", "--data", PAIRS]
@@ -116,7 +173,28 @@ DPO = ["train", "--method", "dpo", "--data", PAIRS]
         ([*DPO, "--mesh", "data=16"], "--mesh: mesh data=16 needs 16 devices, but there are 8"),
         ([*DPO, "--mesh", "tensor=4"], "--model tiny does not fit --mesh: "),
         ([*DPO, "--max-length", "65"], "--max-length 65 is more than the 64 that tiny takes"),
-        ([*DPO, "--max-length", "9"], "--data " + PAIRS + ", line 1: 'prompt' has"),
+        ([*DPO, "--max-length", "9"], "48 of 48 rows were left out: their prompt has more than 8 tokens"),
+        ([*DPO, "--max-length", "9", "--too-long", "error"], "pairs.jsonl, line 1: "),
+        ([*DPO, "--max-grad-norm", "-1"], "argument --max-grad-norm: must be a finite number >= 0, got '-1'"),
+        ([*DPO, "--accumulate", "3"], "a batch of 8 prompts cannot be split into accumulate = 3 equal parts"),
+        ([*DPO, "--schedule", "cosin"], "argument --schedule: invalid choice: 'cosin'"),
+        ([*DPO, "--warmup", "51"], "warmup = 51 is more than the 50 updates there are"),
+        ([*DPO, "--optimizer", "sgd", "--weight-decay", "0.1"], "sgd has no weight decay, got weight_decay = 0.1"),
+        ([*DPO, "--lora-alpha", "2"], "--lora-alpha is of adapters"),
+        ([*DPO, "--lora-rank", "2", "--reference", "."], "with --lora-rank the reference is the model itself"),
+        ([*DPO, "--ref-logps", "none.safetensors"], "--ref-logps none.safetensors: No such file"),
+        ([*DPO, "--ref-logps", "bad.jsonl"], "--ref-logps: bad.jsonl is no file of python -m tpu logprobs"),
+        ([*DPO, "--judge", "longr"], "did you mean 'longer'"),
+        (["train", "--method", "sft", "--data", PAIRS, "--beta", "1"], "sft has no hyperparameters, got beta"),
+        (
+            ["train", "--method", "rloo", "--data", PAIRS, "--reward", "length", "--max-new-tokens", "64"],
+            "--max-new-tokens 64 leaves no room for a prompt in 64 tokens",
+        ),
+        (["train", "--config", "none.yaml"], "--config none.yaml: No such file"),
+        (["train", "--config", "bad.yaml"], "unknown setting in bad.yaml 'bacth'; did you mean 'batch'"),
+        (["train", "--config", "bad.jsonl"], "--config bad.jsonl is not YAML: expected"),
+        (["train", "--config", "odd.yaml"], "argument --lr: must be a finite number > 0, got 'fast'"),
+        (["train", "--replay", "nan-batch-1.npz", *DPO[1:]], "--replay nan-batch-1.npz must be a file RUN/nan-batch-"),
         ([*DPO, "--out", "bad.jsonl"], "--out bad.jsonl: File exists"),
         ([*DPO, "--out", "bad.jsonl/deeper"], "--out bad.jsonl/deeper: Not a directory"),
     ],
@@ -124,6 +202,8 @@ DPO = ["train", "--method", "dpo", "--data", PAIRS]
 def test_what_cannot_start_says_why(capsys: Any, arguments: list[str], message: str) -> None:
     good = Path(PAIRS).read_text().splitlines()[0]
     Path("bad.jsonl").write_text(f"{good}\nnonsense\n")
+    Path("bad.yaml").write_text("method: dpo\nbacth: 4\n")
+    Path("odd.yaml").write_text(f"method: dpo\ndata: {PAIRS}\nlr: fast\n")
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.out == ""

@@ -151,6 +151,8 @@ def expand(given: Sequence[str]) -> list[str]:
     path = early.config
     if path is None and early.replay is not None:
         path = str(Path(early.replay).parent / "config.yaml")
+        if not Path(path).is_file():
+            raise UsageError(f"--replay {early.replay} must be a file RUN/nan-batch-<step>.npz; there is no {path}")
     elif path is None and early.resume and early.out and (Path(early.out) / "config.yaml").is_file():
         path = str(Path(early.out) / "config.yaml")
     if path is None:
