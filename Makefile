@@ -22,7 +22,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 
 .DEFAULT_GOAL := all
-.PHONY: all setup test test-fast test-slow test-long lint format docs audit clean
+.PHONY: all setup test test-fast test-slow test-long lint format tiny docs audit clean
 
 all: setup
 	$(PY) -m papers nash-md
@@ -80,6 +80,13 @@ lint: setup
 format: setup
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
+
+# The built-in tiny model: trained with DPO, evaluated beside its reference, and asked.
+tiny: setup
+	$(PY) -m tpu train --method dpo --model tiny --data tpu/examples/pairs.jsonl --steps 100 --out out/tiny --overwrite
+	$(PY) -m tpu eval --model out/tiny tiny --reference tiny --data tpu/examples/pairs.jsonl --reward length \
+	  --num-prompts 8 --max-new-tokens 32
+	$(PY) -m tpu generate --model out/tiny --prompt "What is 2 plus 1?" --max-new-tokens 32
 
 docs: setup
 	$(PY) -m papers docs
