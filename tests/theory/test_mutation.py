@@ -72,6 +72,12 @@ def test_checks_messages_axes_and_docstrings_are_left_alone() -> None:
         assert ".sum(1)" not in mutant.text
 
 
+def test_a_number_on_the_host_has_no_gradient_to_stop() -> None:
+    source = "def f(x) -> float:\n    return float(x.sum() - 1)"
+    assert {m.operator for m in mutants_of(source, "m", "f")} == {"sign", "factor 2", "sum to mean", "off by one",
+                                                                  "changed constant"}  # fmt: skip
+
+
 def test_mutants_are_distinct_and_one_change_away() -> None:
     found = mutants_of(SOURCE, "m", "f")
     assert len({m.text for m in found}) == len(found) > 15
@@ -209,6 +215,7 @@ def test_the_witness_can_draw_the_arguments_of_equations() -> None:
     }
 
 
+@pytest.mark.slow
 def test_states_boards_and_options_reach_the_witness() -> None:
     module, function = targets.equations()["games.regularised_solvers.nash_ema"]
     (case,) = witness.cases(module, witness.find(module, function))

@@ -187,6 +187,12 @@ def _returned(node: ast.expr) -> Iterator[Change]:
         yield "stop-gradient added", _detached(node)
 
 
+def _on_host(function: ast.FunctionDef) -> bool:
+    """Whether a function returns plain numbers or NumPy arrays, which have no gradient to stop."""
+    returns = "" if function.returns is None else ast.unparse(function.returns)
+    return returns in ("float", "np.ndarray", "tuple[int, ...]") or returns.startswith("Float[np.ndarray")
+
+
 def _skipped(node: ast.AST) -> bool:
     """Argument checks, messages and annotations are no part of an equation."""
     if isinstance(node, ast.Raise | ast.JoinedStr | ast.arguments | ast.Expr | ast.ImportFrom | ast.Import):
@@ -268,6 +274,8 @@ def mutants_of(source: str, module: str, qualname: str) -> list[Mutant]:
     found: dict[str, Mutant] = {}
 
     def add(old: ast.AST, new: ast.AST, operator: str) -> None:
+        if operator == "stop-gradient added" and _on_host(function):
+            return
         memo: dict[int, Any] = {}
         changed = copy.deepcopy(function, memo)
         replaced(changed, memo[id(old)], copy.deepcopy(new))

@@ -1,5 +1,6 @@
 """Regressions on pairs, held to closed forms: a margin, its distance from a target, and the slope of that distance."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -127,9 +128,43 @@ def pointwise_by_hand(key: Array) -> Array:
     return both(*slacks, equal(total(given), jnp.square(error).sum() / 4))
 
 
+def token_clips_by_cases(key: Array) -> Array:
+    """P3O by tokens: a token's ratio is free where its step does not help its response too much; the gain and the
+    weight are those of whole responses; what is masked is not there, and a masked response leaves no pair.
+    """
+    one, beta, eps, bound, slacks = group_of(key, 2), 0.3, 0.2, 1.3, []
+    lengths = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    logp, ref, old = one["token_logp"], one["ref_token_logp"], one["behaviour_token_logp"]
+    for mask, behaviour in itertools.product((None, lengths), (None, old)):
+        keep = jnp.ones((2, 3)) if mask is None else mask
+        ratio = jnp.exp(logp - behaviour) if behaviour is not None else jnp.ones((2, 3))
+        whole = jnp.where(keep > 0, ratio, 1.0).prod(-1)
+        weight = jnp.where(whole > bound, bound, jnp.where(whole < 1 / bound, 1 / bound, whole))[::-1]
+        worth = one["reward"] - beta * (keep * (logp - ref)).sum(-1)
+        gain = ((worth - worth[::-1]) * weight)[:, None]
+        free = jnp.where(gain > 0, ratio < 1 + eps, ratio > 1 - eps)
+        edge = jnp.where(gain > 0, 1 + eps, 1 - eps)
+        value = -0.5 * (keep * gain * jnp.where(free, ratio, edge)).sum()
+        slope = -0.5 * keep * gain * jnp.where(free, ratio, 0.0)
+        dirty = {"ref_token_logp": jnp.where(keep > 0, ref, jnp.nan), "reward": one["reward"]}
+        dirty |= {"token_logp": jnp.where(keep > 0, logp, jnp.nan)} | ({} if mask is None else {"mask": mask})
+        dirty |= {} if behaviour is None else {"behaviour_token_logp": jnp.where(keep > 0, behaviour, jnp.nan)}
+        for responses in (None, jnp.ones(2), jnp.array([1.0, 0.0])):
+            given = dirty | ({} if responses is None else {"response_mask": responses})
+            call = lambda fields: methods["p3o_token"].loss(**fields, beta=beta, clip_range=eps, ratio_bound=bound)
+            found, slopes = call(given), jax.grad(call)(given)
+            both_there = 1.0 if responses is None else responses.min()
+            slacks += [equal(found, both_there * value), equal(slopes["token_logp"], both_there * slope)]
+            slacks += [
+                equal(slopes[name], 0.0) for name in slopes if name not in ("token_logp", "mask", "response_mask")
+            ]
+    return both(*slacks)
+
+
 BY_HAND: tuple[tuple[str, str, Any], ...] = (
     ("pairs", "iterative losses on pairs are distances of margins", pairs_by_hand),
     ("bases", "the general loss of several bases", bases_in_general),
+    ("p3o-token", "P3O clips by tokens", token_clips_by_cases),
     ("sppo", "SPPO is a mean of squares", pointwise_by_hand),
 )
 """(name, what it says, slack of a key)."""
