@@ -18,7 +18,8 @@ import numpy as np
 
 from alignjax import checks
 
-LENGTH_MULTIPLE = 16
+SHORT, BLOCK = 16, 128
+"""Lengths are multiples of the first, and above the second multiples of that: the block of TPU's flash attention."""
 
 
 class Rows(Protocol):
@@ -160,18 +161,25 @@ def batches(
     if batch_size % num_hosts:
         raise ValueError(f"batch_size = {batch_size} is no multiple of num_hosts = {num_hosts}")
     lengths = bucket_lengths(data.lengths, num_buckets if bucket else 1)
-    # A limit that is no multiple of 16 is less than the last bucket.
+    # A limit that `padded_length` does not allow is less than the last bucket.
     return Batches(data, batch_size, seed, num_hosts, host, (*lengths[:-1], min(lengths[-1], data.length)), prefetch)
 
 
-def bucket_lengths(lengths: np.ndarray, num_buckets: int, multiple: int = LENGTH_MULTIPLE) -> tuple[int, ...]:
-    r"""At most `num_buckets` lengths, multiples of `multiple`, for which padding is smallest:
+def padded_length(lengths: np.ndarray) -> np.ndarray:
+    """The least lengths a batch may have for these: 16, 32, ..., 128, 256, 384, ..."""
+    lengths = np.asarray(lengths)
+    multiple = np.where(lengths <= BLOCK, SHORT, BLOCK)
+    return -(-lengths // multiple) * multiple
+
+
+def bucket_lengths(lengths: np.ndarray, num_buckets: int) -> tuple[int, ...]:
+    r"""At most `num_buckets` lengths, of those that `padded_length` allows, for which padding is smallest:
 
     minimises sum_n (bucket(n) - length_n), bucket(n) the least one >= length_n
 
-    by dynamic programming over the lengths that occur, rounded up.
+    by dynamic programming over the padded lengths that occur.
     """
-    rounded = -(-np.asarray(lengths) // multiple) * multiple
+    rounded = padded_length(lengths)
     edges, counts = np.unique(rounded, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
     # cost[j]: positions of the rows of the first j edges; back[b][j]: where the last of b + 1 buckets begins.

@@ -20,11 +20,10 @@ from alignjax.lm.columns import COLUMN_OF as COLUMN_OF
 from alignjax.lm.columns import FEEDBACK_COLUMNS as FEEDBACK_COLUMNS
 from alignjax.lm.columns import Row, kind_of, preference_row, prompt_row, supervised_row
 from alignjax.lm.encoding import Counts, Encoded, Limits
+from alignjax.lm.pipeline import batches, padded_length
 from alignjax.lm.rows import DataError as DataError
 from alignjax.lm.rows import Paths, as_paths, read_rows
 from alignjax.lm.tokenizer import ByteTokenizer, Tokenizer, begin
-
-LENGTH_MULTIPLE = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,8 +81,6 @@ class PreferenceData:
 
     def batches(self, batch_size: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """`lm.batches` in one length."""
-        from alignjax.lm.pipeline import batches
-
         return batches(self, batch_size, seed=seed, bucket=False)
 
 
@@ -281,7 +278,7 @@ def _warn(counts: Counts, limits: Limits, responses: int) -> None:
 
 
 def _padded(longest: int, most: int) -> int:
-    return min(most, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
+    return min(most, int(padded_length(np.asarray(longest))))
 
 
 def _listed(paths: Paths) -> str:
