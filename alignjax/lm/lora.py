@@ -62,8 +62,18 @@ class LoRA:
         return self.base.logit_softcap
 
     @property
-    def compute_dtype(self) -> jnp.dtype:
+    def d_model(self) -> int:
+        """Size of a hidden state."""
+        return self.base.d_model
+
+    @property
+    def dtype(self) -> str:
         """Of the computation."""
+        return self.base.dtype
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        """`dtype` as JAX has it."""
         return self.base.compute_dtype
 
     def _scaled(self, params: Params) -> Params:

@@ -90,8 +90,9 @@ def test_dtypes() -> None:
     wide, widened = lm.load(FIXTURES / "llama_bfloat16", dtype=jnp.float32)
     assert wide.dtype == wide.param_dtype == "float32"
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a, np.float32), b), params, widened)
-    with pytest.raises(ValueError, match="unknown dtype 'int32'"):
-        lm.load(FIXTURES / "llama2", dtype="int32")
+    for wrong in ("int32", "bf16"):
+        with pytest.raises(ValueError, match=f"unknown dtype '{wrong}'"):
+            lm.load(FIXTURES / "llama2", dtype=wrong)
 
 
 def test_a_dtype_of_one_layer_survives(tmp_path: Path) -> None:
@@ -196,6 +197,7 @@ def test_a_model_of_text_and_images_gives_its_text(tmp_path: Path) -> None:
     assert plain(config) == plain(loaded("gemma3")[0])
     jax.tree.map(np.testing.assert_array_equal, params, loaded("gemma3")[1])
     assert to_json(config)["model_type"] == "gemma3_text"
+    assert to_json(config)["architectures"] == ["Gemma3ForCausalLM"] and to_json(config)["eos_token_id"] == [1, 106]
 
 
 @pytest.mark.parametrize("name", lm.PRESETS)
@@ -270,6 +272,7 @@ BAD: list[tuple[Callable[[Path], Any], str]] = [
     (lambda f: shard(f, lambda b: b[:-10]), r"model-00002-of-00003.safetensors is truncated: it has \d+ bytes of \d+"),
     (lambda f: shard(f, lambda b: b + b"123"), "is longer than its header says"),
     (lambda f: (f / "model-00001-of-00003.safetensors").write_bytes(b"abc"), "is truncated or no safetensors file"),
+    (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "is no index of shards: KeyError"),
     (weights(lambda a: {k: v for k, v in a.items() if k != Q}), rf"lacks the tensors {Q}, going by its config.json"),
     (weights(lambda a: a | {"model.layers.2.x": a[Q]}), "has unexpected tensors model.layers.2.x"),
     (weights(lambda a: a | {Q: a[Q][:8]}), rf"{Q} has shape \(8, 16\); config.json makes it \(16, 16\)"),

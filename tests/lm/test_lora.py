@@ -89,6 +89,16 @@ def test_adapters_are_few_and_have_gradients() -> None:
 
 
 @pytest.mark.slow
+def test_it_is_scored_and_sampled_like_any_model() -> None:
+    """As its merged self is: the bridge to the losses, and generation."""
+    merged = lora.merged(MODEL, moved())
+    scored = lm.token_logps(MODEL, moved(), TOKENS, KEEP, KEEP)
+    np.testing.assert_allclose(scored, lm.token_logps(BASE, merged, TOKENS, KEEP, KEEP), atol=1e-4)
+    draw = lambda m, p: lm.generate(m, p, [[1, 2], [3]], jax.random.key(0), max_new_tokens=5)
+    np.testing.assert_array_equal(draw(MODEL, moved()).tokens, draw(BASE, merged).tokens)
+
+
+@pytest.mark.slow
 def test_extending_is_hidden() -> None:
     states, _ = jax.jit(MODEL.extend)(moved(), TOKENS, KEEP, MODEL.empty_cache(2, 9))
     wanted = np.where(KEEP[..., None], hidden(MODEL, moved()), 0)

@@ -42,7 +42,7 @@ def _text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     if raw.get("model_type") == "gemma3" and isinstance(raw.get("text_config"), Mapping):
         tied = {"tie_word_embeddings": raw["tie_word_embeddings"]} if "tie_word_embeddings" in raw else {}
         ids = {key: raw[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in raw}
-        return {**tied, **ids, **raw["text_config"], "model_type": "gemma3_text"}
+        return {**tied, **raw["text_config"], **ids, "model_type": "gemma3_text"}
     return raw
 
 
@@ -300,7 +300,7 @@ def to_json(config: DecoderConfig, dtype: str | None = None) -> dict[str, Any]:
     source = json.loads(config.source) if config.source else {}
     stretched = config.local_rope is not None and config.local_rope.kind != "default"
     new_layout = bool(source.get("rope_parameters")) or stretched  # the old one has no words for that
-    raw = dict(source)
+    raw = {"architectures": [FAMILIES[config.family].architecture], **source} if source else {}
     if not source or _plain(from_json(source)) != _plain(config):
         stale = ("rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "layer_types",
                  "sliding_window_pattern", "_sliding_window_pattern", "original_max_position_embeddings")  # fmt: skip

@@ -36,7 +36,10 @@ def _entries(folder: Path) -> dict[str, Entry]:
         files = [WEIGHTS]
         listed: Mapping[str, str] = {}
     elif (folder / INDEX).exists():
-        listed = json.loads((folder / INDEX).read_text())["weight_map"]
+        try:
+            listed = json.loads((folder / INDEX).read_text())["weight_map"]
+        except (ValueError, KeyError) as error:
+            raise BadWeights(f"{folder / INDEX} is no index of shards: {error!r}") from None
         files = sorted(set(listed.values()))
     else:
         there = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file())) or "nothing"
@@ -127,14 +130,14 @@ def load(
     wanted = parameters(config)
     _check(folder, config, wanted, found)
     if dtype is not None:
-        name = checks.member("dtype", jnp.dtype(dtype).name, DTYPES)
+        name = checks.member("dtype", dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, DTYPES)
         config = dataclasses.replace(config, dtype=name, param_dtype=name)
     params: dict[str, Any] = {}
     odd: list[tuple[str, str]] = []
     for parameter in wanted:
         codes = {name: found[name].code for name in parameter.names}
         widest = _widest(codes.values())
-        kind = tensor_files.DTYPES[widest] if dtype is None else np.dtype(dtype)
+        kind = tensor_files.DTYPES[widest] if dtype is None else jnp.dtype(config.param_dtype)
         if jax.dtypes.canonicalize_dtype(kind) != kind:
             wide = next((name for name, code in codes.items() if code == "F64"), parameter.names[0])
             raise ValueError(f"{folder}: {wide} is float64; give dtype='float32', or set jax_enable_x64")
