@@ -40,13 +40,13 @@ def fields(method: Method, prompts: int, length: int) -> tuple[dict[str, np.ndar
     return tokens, {name: x for name, x in feedback.items() if name in read}
 
 
-def contender(name: str, prompts: int = PROMPTS, length: int = LENGTH) -> tuple[Callable[[], Told], int]:
-    """(the loss with its gradient and metrics, how many sequences it reads)."""
+def program(name: str, prompts: int, length: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """(token log-probs, those of other models, feedback) -> ((loss, metrics), gradient); and arrays for it."""
     method = alignjax.methods[name]
     tokens, feedback = fields(method, prompts, length)
-    mask = np.ones(tokens["token_logp"].shape, bool)
+    token_logp = tokens.pop("token_logp")
+    mask = np.ones(token_logp.shape, bool)
 
-    @jax.jit
     def both(token_logp: jax.Array, others: Mapping[str, jax.Array], feedback: Mapping[str, jax.Array]) -> Any:
         def loss(token_logp: jax.Array) -> tuple[jax.Array, Any]:
             samples = Samples.from_tokens(token_logp, mask=mask, **others, **feedback)
@@ -55,9 +55,14 @@ def contender(name: str, prompts: int = PROMPTS, length: int = LENGTH) -> tuple[
 
         return jax.value_and_grad(loss, has_aux=True)(token_logp)
 
-    token_logp = tokens.pop("token_logp")
-    arrays = work.place((token_logp, tokens, feedback))
-    return clocked(lambda: both(*arrays)), prompts * token_logp.shape[1]
+    return both, (token_logp, tokens, feedback)
+
+
+def contender(name: str) -> tuple[Callable[[], Told], int]:
+    """(the program, how many sequences it reads)."""
+    both, arrays = program(name, PROMPTS, LENGTH)
+    step, placed = jax.jit(both), work.place(arrays)
+    return clocked(lambda: step(*placed)), PROMPTS * arrays[0].shape[1]
 
 
 def model_step(quick: bool) -> tuple[Callable[[], Told], int, str]:

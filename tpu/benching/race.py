@@ -112,8 +112,13 @@ class Rival:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
             )
         except OSError as error:
+            self._errors.close()
             raise NotMeasured(f"{python}: {error.strerror}") from None
-        self.versions: Mapping[str, str] = self._heard()["versions"]
+        try:
+            self.versions: Mapping[str, str] = self._heard()["versions"]
+        except NotMeasured:
+            self.close()
+            raise
 
     def _heard(self) -> dict[str, Any]:
         assert self._process.stdout is not None
