@@ -1,4 +1,4 @@
-"""A reward and a judge as users write them: `--reward tpu.examples.rewards:letters --judge tpu.examples.rewards:polite`."""
+"""A reward and a judge as users write them (`--reward tpu.examples.rewards:letters`)."""
 
 from collections.abc import Sequence
 
