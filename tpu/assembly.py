@@ -62,6 +62,8 @@ def assemble(settings: Settings) -> Run:
         "data": data_digest(parts.data),
     }
     same = identity(settings, facts)
+    work = flops.per_token(parts.params, reference is not None and _scores(parts, "ref"))
+    parts.params = None  # the state and the reference have their own
     paths = _described(parts, example)
     peak = flops.peak(parts.mesh.devices.flat)
     return Run(
@@ -70,10 +72,10 @@ def assemble(settings: Settings) -> Run:
         identity=same, described=paths, yaml=as_yaml(settings),
         evaluate=evaluator(parts, _data) if settings.eval_data else None,
         generate=generator(parts), export=functools.partial(export, parts),
-        check=functools.partial(check, parts, state, reference) if settings.checks else None,
+        check=functools.partial(check, parts) if settings.checks else None,
         save_every=settings.save_every, keep=settings.keep, keep_best=settings.keep_best,
         eval_every=settings.eval_every, peak_flops=peak,
-        flops_per_token=flops.per_token(parts.params, reference is not None and _scores(parts, "ref")),
+        flops_per_token=work,
         parts=parts, summary={"method": settings.method, "truncated": getattr(parts.data, "truncated", 0)},
     )  # fmt: skip
 
@@ -309,8 +311,8 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
 
 
 def _rates(schedule: Any, steps: int) -> Callable[[int], float]:
-    """The learning rates of all updates, computed at once."""
-    rates = np.asarray(jax.vmap(schedule)(jnp.arange(steps))) * np.ones(steps)
+    """The learning rates of all updates, computed at once: the numbers do not depend on how many there are."""
+    rates = np.asarray(jax.vmap(lambda t: schedule(t) + jnp.zeros(()))(jnp.arange(steps)))
     return lambda t: float(rates[t])
 
 

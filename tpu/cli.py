@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -74,9 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(listing()))
         else:
             _print_listing()
+        sys.stdout.flush()
         return OK
     except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else OK
+    except BrokenPipeError:  # whoever reads has read enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130

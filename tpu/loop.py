@@ -25,17 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from alignjax import checks
 from tpu.arguments import Failed, UsageError
-from tpu.checkpoints import Checkpoints
+from tpu.checkpoints import Checkpoints, best_of
 from tpu.metrics import RunLog, read_rows
-from tpu.run_config import differences
+from tpu.run_folder import EXPORTED, check_same_run, exported_steps, write
 
 Batch = Mapping[str, Any]
-FILES = ("config.json", "config.yaml", "metrics.jsonl", "eval.jsonl", "samples.jsonl", "timing.jsonl")
-FOLDERS = ("checkpoints", "model", "tensorboard")
-"""What a run writes into its folder; with `nan-*` where its loss was not finite."""
-EXPORTED = "trained.json"
-"""In the folder of the model: after how many updates it was written."""
 
 
 class Preempted(RuntimeError):
@@ -83,8 +79,8 @@ class Run:
     """(state, reference, step) -> rows of samples.jsonl: "text" and what else there is to say."""
     export: Callable[[Path, Any, Any], None] | None = None
     """(folder, state, reference): writes the trained model."""
-    check: Callable[[int], list[str]] | None = None
-    """The checks at the start, with the number of updates made before: a line each. Raises: UsageError."""
+    check: Callable[[Any, Any, int], list[str]] | None = None
+    """(state, reference, updates made before) -> the checks at the start, a line each. Raises: UsageError."""
     say: Callable[[str], None] = lambda line: None
     """Tells the user a line."""
     save_every: int = 100
@@ -98,57 +94,6 @@ class Run:
     """What it was put together from, for who looks closer."""
     summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the summary at the end says besides."""
-
-
-# --- the folder
-
-
-def holds_a_run(out: Path) -> bool:
-    """Whether there is anything in a folder that a run wrote and that another would overwrite."""
-    return any((out / name).exists() for name in FILES) or any(any((out / name).glob("*")) for name in FOLDERS)
-
-
-def prepare_out(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder and tries to write into it.
-
-    Raises: OSError; UsageError if the folder holds a run that is neither to be resumed nor overwritten.
-    """
-    if holds_a_run(out):
-        if overwrite and not resume:
-            for name in FILES:
-                (out / name).unlink(missing_ok=True)
-            for folder in (*(out / name for name in FOLDERS), *out.glob("nan-state-*")):
-                shutil.rmtree(folder, ignore_errors=True)
-            for file in out.glob("nan-batch-*.npz"):
-                file.unlink()
-        elif not resume:
-            raise UsageError(
-                f"--out {out} holds a run; go on with it by --resume, delete it by --overwrite, or name another folder"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    probe = out / ".writable"
-    probe.write_bytes(b"")
-    probe.unlink()
-
-
-def check_same_run(run: Run, record: Mapping[str, Any] | None) -> None:
-    """Raises: UsageError, naming each difference, if what is resumed is another run than what is there."""
-    there = None if record is None else record.get("identity")
-    if there is None:
-        try:
-            there = json.loads((run.out / "config.json").read_text(encoding="utf-8")).get("identity")
-        except (OSError, ValueError):
-            there = None
-    found = differences(there, run.identity) if there else []
-    if found:
-        raise UsageError(f"--resume: {run.out} holds another run: {'; '.join(found)}")
-
-
-def _write(path: Path, text: str) -> None:
-    """In one move, so that no reader and no crash finds half of it."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 # --- stopping
@@ -227,7 +172,8 @@ class _Loop:
     def start(self, resume: bool) -> None:
         run = self.run
         if resume:
-            check_same_run(run, self.checkpoints.record())
+            for line in check_same_run(run.out, run.identity, run.described, self.checkpoints.record()):
+                print(f"warning: {line}", file=sys.stderr)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 restored = self.checkpoints.restore(run.state)
@@ -243,13 +189,13 @@ class _Loop:
                 self.checkpoints.drop_after(self.done)
             if self.done > run.steps:
                 raise UsageError(f"--steps {run.steps} is fewer than the {self.done} updates that {run.out} has made")
-        if run.check is not None:
-            self.checks = run.check(self.done)
+        if run.check is not None and self.done < run.steps:
+            self.checks = run.check(run.state, run.reference, self.done)
             for line in self.checks:
                 run.say(line)
         described = {**run.described, "identity": run.identity}
-        _write(run.out / "config.json", json.dumps(described, indent=2) + "\n")
-        _write(run.out / "config.yaml", run.yaml)
+        write(run.out / "config.json", json.dumps(described, indent=2) + "\n")
+        write(run.out / "config.yaml", run.yaml)
 
     def go(self) -> None:
         run = self.run
@@ -330,6 +276,8 @@ class _Loop:
         bar.update()
         if self.on_step is not None:
             self.on_step(written)
+        if run.keep_best is not None and not self.done:
+            checks.member("metric (--keep-best)", best_of(run.keep_best)[0], self.latest)
         for name in ("loss", "grad_norm"):
             if not math.isfinite(row[name]):
                 raise Failed(f"{name} is {row[name]} at step {t}; {self._keep_for_replay(batch)}")
@@ -354,14 +302,14 @@ class _Loop:
         model, beside = self.run.out / "model", self.run.out / "model.part"
         shutil.rmtree(beside, ignore_errors=True)
         export(beside, self.run.state, self.run.reference)
-        _write(beside / EXPORTED, json.dumps({"steps": self.done}) + "\n")
+        write(beside / EXPORTED, json.dumps({"steps": self.done}) + "\n")
         if model.exists():  # of fewer updates: the run was made longer
             shutil.rmtree(model)
         os.replace(beside, model)
 
     def finish(self) -> dict[str, Any]:
         run = self.run
-        if run.export is not None and _exported(run.out / "model") != self.done:
+        if run.export is not None and exported_steps(run.out / "model") != self.done:
             self._export(run.export)
         losses = [row["loss"] for row in read_rows(run.out / "metrics.jsonl")]
         later = sorted(self.seconds[1:])
@@ -376,15 +324,6 @@ class _Loop:
             "checks": self.checks,
             "out": str(run.out),
         }
-
-
-def _exported(model: Path) -> int | None:
-    """After how many updates the model in a folder was written."""
-    try:
-        steps: int = json.loads((model / EXPORTED).read_text(encoding="utf-8"))["steps"]
-    except (OSError, ValueError):
-        return None
-    return steps
 
 
 def _count(mask: Any) -> int:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tpu import flops, loop
+from tpu import flops, loop, run_folder
 from tpu.arguments import Failed, UsageError
 from tpu.metrics import RunLog, read_rows, truncate
 from tpu.run_config import Settings, as_arguments, as_yaml, differences, identity
@@ -58,10 +58,10 @@ def run(out: Path, steps: int = 12, bad: float = -1.0, **more: Any) -> loop.Run:
     state = {"x": jnp.float32(0.3), "count": jnp.int32(0), "bad": jnp.float32(bad)}
     return loop.Run(
         name="test", out=out, steps=steps, state=state, reference=jnp.float32(1e-4), step=step, batches=Counting(),
-        learning_rate=lambda t: 0.1 / (1 + t), identity={"seed": 0, "hyper": {"beta": 0.1}}, described={"name": "test"},
+        learning_rate=lambda t: 0.1 / (1 + t), identity={"seed": 0, "hyper": {"beta": 0.1}},
         evaluate=lambda state, reference: {"x": state["x"]}, generate=lambda s, r, t: [{"text": f"after {t}"}],
         export=lambda folder, state, reference: (folder.mkdir(), (folder / "x").write_text(str(state["x"])))[0],
-        **{"save_every": 4, "eval_every": 5, **more},
+        **{"save_every": 4, "eval_every": 5, "described": {"name": "test"}, **more},
     )  # fmt: skip
 
 
@@ -164,28 +164,44 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch_and_the_state_before(tmp
     assert not (tmp_path / "model").exists()
 
 
+def test_the_best_is_kept_by_a_metric_that_there_is(tmp_path: Path) -> None:
+    loop.train(run(tmp_path, keep=1, keep_best="max:eval/x", save_every=1))
+    rows = {row["step"]: row["eval/x"] for row in read_rows(tmp_path / "eval.jsonl")}
+    best = max((rows[5], 5), (rows[10], 10), (rows[12], 12), (rows[0], 0))[1]
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept[-1] == 12 and best <= kept[0] < best + 5
+    with pytest.raises(ValueError, match=r"unknown metric \(--keep-best\) 'los'; did you mean 'loss'"):
+        loop.train(run(tmp_path / "new", keep_best="los"))
+
+
+def test_another_mesh_is_told(tmp_path: Path, capsys: Any) -> None:
+    loop.train(run(tmp_path, 2, described={"mesh": {"data": 1}, "name": "a"}))
+    loop.train(run(tmp_path, 3, described={"mesh": {"data": 2}, "name": "b"}), resume=True)
+    assert "warning: mesh.data was 1 and is now 2; the last bits may differ" in capsys.readouterr().err
+
+
 def test_nothing_is_written_if_a_check_fails(tmp_path: Path) -> None:
-    def check(done: int) -> list[str]:
+    def check(state: Any, reference: Any, done: int) -> list[str]:
         raise UsageError("check bos failed")
 
     with pytest.raises(UsageError, match="bos"):
         loop.train(run(tmp_path, check=check))
-    assert not loop.holds_a_run(tmp_path)
+    assert not run_folder.holds_a_run(tmp_path)
     said: list[str] = []
-    loop.train(run(tmp_path, 1, check=lambda done: [f"fine after {done}"], say=said.append))
-    assert said == ["fine after 0"] and loop.holds_a_run(tmp_path)
+    loop.train(run(tmp_path, 1, check=lambda s, r, done: [f"fine after {done}"], say=said.append))
+    assert said == ["fine after 0"] and run_folder.holds_a_run(tmp_path)
 
 
 def test_a_folder_with_a_run_is_neither_overwritten_nor_lost(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
-    loop.prepare_out(tmp_path, resume=False, overwrite=False)
+    run_folder.prepare_out(tmp_path, resume=False, overwrite=False)
     loop.train(run(tmp_path, 2))
     with pytest.raises(UsageError, match="--resume, delete it by --overwrite"):
-        loop.prepare_out(tmp_path, resume=False, overwrite=False)
-    loop.prepare_out(tmp_path, resume=True, overwrite=False)
-    assert loop.holds_a_run(tmp_path)
-    loop.prepare_out(tmp_path, resume=False, overwrite=True)
-    assert not loop.holds_a_run(tmp_path) and [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+        run_folder.prepare_out(tmp_path, resume=False, overwrite=False)
+    run_folder.prepare_out(tmp_path, resume=True, overwrite=False)
+    assert run_folder.holds_a_run(tmp_path)
+    run_folder.prepare_out(tmp_path, resume=False, overwrite=True)
+    assert not run_folder.holds_a_run(tmp_path) and [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_rows_after_a_checkpoint_go_and_a_torn_one_does_not_hurt(tmp_path: Path) -> None:

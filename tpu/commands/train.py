@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def run(options: argparse.Namespace) -> int:
     """
     import jax
 
-    from tpu import loop
+    from tpu import loop, run_folder
     from tpu.assembly import assemble
     from tpu.rewards import FeedbackError
 
@@ -206,7 +207,7 @@ def run(options: argparse.Namespace) -> int:
         return OK
     try:
         made = assemble(settings)
-        loop.prepare_out(made.out, resume=options.resume, overwrite=options.overwrite)
+        run_folder.prepare_out(made.out, resume=options.resume, overwrite=options.overwrite)
     except OSError as error:
         raise UsageError(f"--out {settings.folder}: {error.strerror or error}") from None
     except (ValueError, TypeError) as error:
@@ -215,7 +216,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         summary = loop.train(made, resume=options.resume)
     except loop.Preempted as stopped:
-        print(f"python -m tpu train: {stopped}")
+        print(f"python -m tpu train: {stopped}", file=sys.stderr)
         return PREEMPTED
     except (FeedbackError, jax.errors.JaxRuntimeError) as error:
         raise Failed(str(error)) from None
