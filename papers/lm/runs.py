@@ -50,7 +50,9 @@ def _measured(here: World, params: Any, key: Array) -> tuple[Json, lm.Generated,
     """`measure`, and the responses, their sentiment and what they are about."""
     drawn = jax.device_get(sample(here.config, params, here.prompts, key, SAMPLES))
     texts = texts_of(drawn.tokens)
-    score = {name: np.asarray([here.reward(name)(p, y) for p, y in _rows(texts)]) for name in SCORES}
+    asked = [prompt for prompt in corpus.PROMPTS for _ in range(SAMPLES)]
+    flat = [text for row in texts for text in row]
+    score = {name: np.asarray(here.reward(name)(asked, flat)).reshape(-1, SAMPLES) for name in SCORES}
     shares = np.stack([scorers.topics(row) for row in texts])
     ratio = drawn.logp.sum(-1) - _logp(here, here.params, drawn.tokens, drawn.mask)
     against_base = scorers.prefers(shares[:, :, None], here.pool_topics[:, None, :64])
@@ -65,10 +67,6 @@ def _measured(here: World, params: Any, key: Array) -> tuple[Json, lm.Generated,
         "topics": [float(x) for x in shares.mean((0, 1))],
     }
     return found, drawn, score["sentiment"], shares
-
-
-def _rows(texts: list[list[str]]) -> Any:
-    return (([prompt] * len(row), row) for prompt, row in zip(corpus.PROMPTS, texts, strict=True))
 
 
 def measure(here: World, params: Any, key: Array) -> Json:
