@@ -204,7 +204,7 @@ def _batches(lengths: Array, todo: Array, batch_size: int, longest: int) -> list
     """(rows, the length they are padded to): rows of like length together, in few different lengths."""
     if not len(todo):
         return []
-    buckets = bucket_lengths(lengths, 8)
+    buckets = bucket_lengths(lengths, 4)
     order = todo[np.argsort(lengths[todo], kind="stable")]
     found = []
     for start in range(0, len(order), batch_size):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from alignjax import lm
 from tpu import precompute
+from tpu.cli import main
+from tpu.fingerprint import fingerprint
 from tpu.precompute import TOKENS, Mismatch, attach, make, read
 
 TEXTS = [
@@ -141,3 +145,52 @@ def test_opponents_stand_on_an_axis_of_their_own(tmp_path: Path) -> None:
     assert found.shape == (4, 3, 2, 64)  # [N, J, K, T]
     for j in range(3):
         np.testing.assert_allclose(found[:, j], np.where(data.loss_mask, score(every(data), j), 0), rtol=1e-6)
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    status = main(["logprobs", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out or captured.err
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_training_reads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Equal to scoring the rows, next to the data, known by the model of that seed and by no other."""
+    rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in TEXTS]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, said = command(capsys, "--data", file, "--json")
+    summary = json.loads(said)
+    out = tmp_path / "pairs.ref.safetensors"
+    assert status == 0 and summary["out"] == str(out) and (summary["scored"], summary["kept"]) == (8, 0)
+    config = lm.preset("tiny")
+    params = lm.init(config, jax.random.key(0))
+    data = lm.read_preferences(file, max_length=config.max_length)
+    wanted = lm.token_logps(config, params, data.tokens, data.loss_mask, data.attention_mask)
+    found = attach(data, out, model=fingerprint(params)).feedback["ref_token_logp"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    status, said = command(capsys, "--data", file)
+    assert status == 0 and said.startswith("8 responses, 0 of them scored now, by model ")
+    status, said = command(capsys, "--data", file, "--seed", 1)
+    assert status == 2 and "holds log-probs of another model" in said and "delete it, or name another --out" in said
+    status, said = command(capsys, "--data", file, "--as", "opponent", "--seed", 1, "--json")
+    assert status == 0 and json.loads(said)["out"] == str(tmp_path / "pairs.opponent.safetensors")
+
+
+def test_the_command_says_what_it_cannot_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "alone"}\n')
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
+    broken = tmp_path / "pairs.ref.safetensors"
+    broken.write_bytes(b"no such file")
+    for arguments, message in (
+        (("--data", prompts), "prompts alone have no responses to score"),
+        (("--data", tmp_path / "absent.jsonl"), "absent.jsonl: No such file"),
+        (("--data", pairs, "--as", "referee"), "unknown role (--as) 'referee'; did you mean 'ref'"),
+        (("--data", pairs, "--model", "tyni"), "did you mean 'tiny'"),
+        (("--data", pairs, "--max-length", 999), "--max-length 999 is more than the 256 that tiny takes"),
+        (("--data", pairs), "is no file of python -m tpu logprobs"),
+    ):
+        status, said = command(capsys, *arguments)
+        assert status == 2 and message in said, said
