@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignjax import lm
+from alignjax import laws, lm
 from alignjax.lm.model import LanguageModel, Params
 from alignjax.logspace import masked_mean
 from alignjax.record import Method
@@ -133,8 +133,10 @@ def method_sums(
     # A method without a temperature has its implicit reward in nats.
     metrics = pair_metrics(samples, hyper.get("beta", 1.0)) if paired else {}
     if samples.ref_logp is not None:
-        counts = samples.response_mask
-        metrics["log_ratio"] = _summed(sg(samples.logp) - samples.ref_logp, counts)
+        # Over the policy's own responses the mean log-ratio estimates KL(policy || reference), nats.
+        own = laws.sources_of(method.sampler) == ("policy",)
+        ratio = sg(samples.logp) - samples.ref_logp
+        metrics["kl" if own else "log_ratio"] = _summed(ratio, samples.response_mask)
     return Sums(jnp.where(kept, losses, 0.0).sum(), kept.sum().astype(losses.dtype), metrics), samples
 
 

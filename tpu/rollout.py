@@ -145,14 +145,14 @@ class Rollout:
             raise ValueError(f"{self.method.name} draws from the reference, and there is none")
         made = lm.generate(
             self.config, params, prompts["prompts"], key, attention_mask=prompts["prompt_mask"], num_samples=count,
-            stop=(self.tokenizer.eos,), mixture=mixture, **dataclasses.asdict(self.sampling),
+            stop=stops_of(self.tokenizer), mixture=mixture, **dataclasses.asdict(self.sampling),
         )  # fmt: skip
         return jax.device_get(made)
 
     def texts(self, made: Any) -> list[list[str]]:
-        """What was written, without the end of sequence."""
-        eos = self.tokenizer.eos
-        plain = lambda tokens, mask: [int(t) for t, m in zip(tokens, mask, strict=True) if m and t != eos]
+        """What was written, without what ended it."""
+        stops = stops_of(self.tokenizer)
+        plain = lambda tokens, mask: [int(t) for t, m in zip(tokens, mask, strict=True) if m and int(t) not in stops]
         return [
             [self.tokenizer.decode(plain(*pair)) for pair in zip(*rows, strict=True)]
             for rows in zip(made.tokens, made.mask, strict=True)
@@ -195,7 +195,7 @@ class Rollout:
         if reads(self.method, "behaviour"):
             start = np.zeros((*drawn.mask.shape[:2], prompts["prompts"].shape[1]), np.float32)
             fields["behaviour_token_logp"] = np.concatenate([start, np.where(drawn.mask, drawn.law_logp, 0.0)], -1)
-        ended = (drawn.tokens == self.tokenizer.eos) & drawn.mask
+        ended = np.isin(drawn.tokens, stops_of(self.tokenizer)) & drawn.mask
         metrics = {
             "completions/mean_length": float(drawn.mask.sum(-1).mean()),
             "completions/clipped_ratio": float(1.0 - ended.any(-1).mean()),
@@ -242,6 +242,11 @@ class Rollout:
             rivals = self.write(self.plan.opponent, self.opponents, policy, others, prompts, keys["opponent"])
             fields["win_rate"] = self._judge.against(said, completions, self.texts(rivals)).mean(-1)
         return {name: np.asarray(array, np.float32) for name, array in fields.items()}
+
+
+def stops_of(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end a response: `stops` of a tokenizer, or its `eos` alone."""
+    return tuple(getattr(tokenizer, "stops", (tokenizer.eos,)))
 
 
 def _member(history: Params, index: Any) -> Params:
