@@ -87,7 +87,7 @@ def test_a_run_writes_its_config_metrics_and_model(capsys: Any, tmp_path: Path) 
     assert not Path("again/eval.jsonl").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hyphens_are_underscores_and_sampled_pairs_train(capsys: Any) -> None:
     arguments = ["train", "--method", "nash-md-pg-token", "--data", SAMPLED, "--steps", "2", "--mesh", "data=1"]
     assert main([*arguments, "--out", "here", "--json"]) == 0
@@ -210,14 +210,39 @@ def test_what_cannot_start_says_why(capsys: Any, arguments: list[str], message: 
     assert not Path("out").exists()
 
 
-@pytest.mark.slow
 def test_cut_responses_are_told(capsys: Any) -> None:
-    assert main([*DPO, "--max-length", "48", "--steps", "1", "--mesh", "data=1", "--json"]) == 0
-    captured = capsys.readouterr()
-    cut = json.loads(captured.out)["truncated"]
-    assert cut > 0 and f"warning: {cut} of 96 responses were cut at max_length = 48" in captured.err
+    """Before anything else: this run has too few rows for its batch."""
+    assert main([*DPO, "--max-length", "48", "--batch", "60"]) == 2
+    cut = int((lm.read_preferences(PAIRS, max_length=96).lengths > 48).sum())
+    said = capsys.readouterr().err
+    assert "of 96 responses were cut at max_length = 48" in said and cut > 0
 
 
 def test_the_example_files_are_what_their_generator_writes() -> None:
     for name, text in contents().items():
         assert (EXAMPLES / name).read_text(encoding="utf-8") == text
+
+
+@pytest.mark.slow
+def test_stored_log_probs_take_the_place_of_the_reference(capsys: Any) -> None:
+    """The same run, to rounding, and the check of the start on what is stored."""
+    base = ["--data", PAIRS, "--mesh", "data=1", "--json"]
+    assert main(["logprobs", *base, "--out", "ref.safetensors"]) == 0
+    assert main(["logprobs", *base, "--out", "other.safetensors", "--seed", "1"]) == 0
+    train = ["train", "--method", "dpo", *base, "--steps", "2", "--beta", "0.5"]
+    assert main([*train, "--out", "held"]) == 0
+    capsys.readouterr()
+    assert main([*train, "--out", "stored", "--ref-logps", "ref.safetensors"]) == 0
+    told = json.loads(capsys.readouterr().out)["checks"]
+    assert "policy and precomputed reference log-probs agree at step 0" in told[0]
+    read = lambda out: [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
+    for held, stored in zip(read("held"), read("stored"), strict=True):
+        assert held.keys() == stored.keys()
+        for name in held:
+            assert stored[name] == pytest.approx(held[name], rel=1e-4, abs=1e-5), name
+    assert read("stored")[0]["loss"] == pytest.approx(np.log(2), rel=1e-5)
+    assert read("stored")[1]["loss"] != pytest.approx(np.log(2), rel=1e-5)
+    assert main([*train, "--out", "wrong", "--ref-logps", "other.safetensors"]) == 2
+    assert "holds log-probs of another model" in capsys.readouterr().err
+    # Of a model that is said to be another one there is nothing to agree with; what is stored is not resumed without.
+    assert main([*train, "--out", "stored", "--resume", "--ref-logps", "other.safetensors"]) == 2
