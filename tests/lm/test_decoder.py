@@ -113,16 +113,22 @@ def heads(length: int = 9, dtype: Any = jnp.float32) -> Any:
     return [jnp.asarray(rng.normal(size=(2, length, n, 8)), dtype) for n in (4, 2, 2)]
 
 
-@pytest.mark.parametrize(("softcap", "window"), [(None, None), (None, 3), (1.5, None), (1.5, 3), (None, 50)])
+@pytest.mark.parametrize(
+    ("softcap", "window"),
+    [(1.5, 3), *(pytest.param(*rest, marks=pytest.mark.slow) for rest in [(None, None), (None, 3), (1.5, None)])],
+)
 def test_attention_is_the_formula(softcap: float | None, window: int | None) -> None:
+    """Everywhere, and with a window that holds or not as the layer has it."""
+    attend = jax.jit(functools.partial(attention.causal, scale=0.7, softcap=softcap, window=window))
     wanted = by_hand(*heads(), 0.7, softcap, window)
-    got = attention.causal(*heads(), scale=0.7, softcap=softcap, window=window)
-    np.testing.assert_allclose(got, wanted, atol=1e-5)
-    if window is not None:  # a layer that is not local does without it
-        everywhere = attention.causal(*heads(), scale=0.7, softcap=softcap, window=window, local=jnp.asarray(False))
-        np.testing.assert_allclose(everywhere, by_hand(*heads(), 0.7, softcap, None), atol=1e-5)
+    np.testing.assert_allclose(attend(*heads()), wanted, atol=1e-5)
+    if window is not None:
+        for local in (True, False):
+            wanted = by_hand(*heads(), 0.7, softcap, window if local else None)
+            np.testing.assert_allclose(attend(*heads(), local=np.asarray(local)), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_double_stays_double(x64: None) -> None:
     got = attention.causal(*heads(dtype=jnp.float64), scale=0.7, window=3)
     np.testing.assert_allclose(got, by_hand(*heads(dtype=jnp.float64), 0.7, None, 3), atol=1e-14)

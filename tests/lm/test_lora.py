@@ -69,6 +69,7 @@ def test_an_export_is_merged(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, params, lora.merged(MODEL, moved()))
 
 
+@pytest.mark.slow
 def test_adapters_are_few_and_have_gradients() -> None:
     """Those of the targets alone; after one step away from B = 0 both factors have a gradient."""
     model = lora.LoRA(base=BASE, rank=2, targets=("query", "down"))
