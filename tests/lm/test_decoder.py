@@ -135,6 +135,26 @@ def test_double_stays_double(x64: None) -> None:
 
 
 @pytest.mark.slow
+def test_what_cudnn_is_asked_for_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its arguments, honoured by plain JAX: causal, and a window whose first entry leaves out the token itself."""
+    calls = []
+
+    def plain(*arrays: Any, implementation: str | None = None, **options: Any) -> Any:
+        calls.append(implementation)
+        return jax_attention(*arrays, **options)
+
+    jax_attention = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", plain)
+    monkeypatch.setattr(attention, "_cudnn_takes", lambda q: True)
+    for window, local in ((None, None), (3, None), (3, True), (3, False)):
+        flag = None if local is None else jnp.asarray(local)
+        got = attention.causal(*heads(), scale=0.7, window=window, local=flag, implementation="cudnn")
+        wanted = by_hand(*heads(), 0.7, None, None if local is False else window)
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    assert set(calls) == {"cudnn"}
+
+
+@pytest.mark.slow
 def test_the_tpu_kernel_is_the_formula() -> None:
     """Interpreted; with heads of keys that several heads of queries share."""
     with pltpu.force_tpu_interpret_mode():
