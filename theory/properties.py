@@ -17,6 +17,7 @@ from typing import Any
 from alignjax.record import Method
 from theory.auditing.report import WHY, Property, Report
 from theory.auditing.run import audit
+from theory.auditing.search import fewer
 from theory.auditing.subject import subject_of
 
 NAMES = tuple(WHY)
@@ -70,10 +71,11 @@ def declared(method: Method) -> dict[str, str]:
     return wanted
 
 
-def check_declared(method: Method) -> Report:
-    """Assert what a record promises (`declared`)."""
+def check_declared(method: Method, *, share: float = 1.0) -> Report:
+    """Assert what a record promises (`declared`), on this share of the audit's examples."""
     wanted = declared(method)
-    report = audit(method, properties=tuple(wanted))
+    with fewer(share):
+        report = audit(method, properties=tuple(wanted))
     found = report.properties
     _raise_for(report, {n: found[n] for n, want in wanted.items() if want not in (found[n].verdict, found[n].value)})
     return report

@@ -1,7 +1,8 @@
 """Looking for a counterexample: Hypothesis draws and shrinks, within a budget, and always the same ones."""
 
+import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import hypothesis
@@ -18,9 +19,24 @@ _SETTINGS = hypothesis.settings(
 )
 
 
+_shares: list[float] = [1.0]
+
+
+@contextlib.contextmanager
+def fewer(share: float) -> Iterator[None]:
+    """Inside, every search draws this share of its examples (at least five): for a quick look at many losses."""
+    _shares.append(share)
+    try:
+        yield
+    finally:
+        _shares.pop()
+
+
 def smallest(strategy: st.SearchStrategy[Any], violates: Callable[[Any], bool], examples: int = 60) -> Any | None:
     """The smallest drawn example that violates, or None if none of `examples` does."""
-    settings = hypothesis.settings(_SETTINGS, max_examples=examples)
+    share = _shares[-1]
+    budget = examples if share == 1 else max(5, round(share * examples))
+    settings = hypothesis.settings(_SETTINGS, max_examples=budget)
     try:
         return hypothesis.find(strategy, violates, settings=settings, random=random.Random(0))
     except (NoSuchExample, Unsatisfiable):
