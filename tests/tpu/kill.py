@@ -25,8 +25,8 @@ DPO = (
     "--method", "dpo", "--data", str(PAIRS), "--steps", "40", "--batch", "4", "--save-every", "3", "--keep-best",
     "loss", "--eval-every", "13", "--eval-data", str(PAIRS), "--max-new-tokens", "8", "--mesh", "data=1",
 )  # fmt: skip
-RLOO = (
-    "--method", "rloo", "--data", str(PAIRS), "--steps", "12", "--batch", "4", "--save-every", "2", "--reward",
+ONLINE = (
+    "--method", "reinforce", "--data", str(PAIRS), "--steps", "12", "--batch", "4", "--save-every", "2", "--reward",
     "length", "--max-new-tokens", "8", "--num-responses", "2", "--mesh", "data=1", "--baseline", "running",
 )  # fmt: skip
 
@@ -126,12 +126,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--in-checkpoint", type=int, default=3, help="of them, those while a checkpoint is written")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--online", action="store_true", help="RLOO, which samples, in place of DPO")
+    parser.add_argument("--online", action="store_true", help="REINFORCE, which samples, in place of DPO")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        arguments = (*(RLOO if options.online else DPO), "--model", str(small_model(out / "model")), "--lr", "0.001")
+        arguments = (*(ONLINE if options.online else DPO), "--model", str(small_model(out / "model")), "--lr", "0.001")
         finish(out / "whole", arguments)
         done = inside = 0
         while done < options.kills:

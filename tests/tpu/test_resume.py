@@ -61,8 +61,8 @@ def test_kills_at_random_moments(whole: Any, tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.long
 def test_kills_of_a_run_that_samples(model: Path, tmp_path: Path) -> None:
-    """RLOO with a running baseline: responses and the baseline are part of what has to come back."""
-    arguments = (*kill.RLOO, "--model", str(model), "--lr", "0.001")
+    """REINFORCE with a running baseline: responses and the baseline are part of what has to come back."""
+    arguments = (*kill.ONLINE, "--model", str(model), "--lr", "0.001")
     kill.finish(tmp_path / "whole", arguments)
     rng = random.Random(2)
     for _ in range(2):
