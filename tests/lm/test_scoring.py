@@ -188,6 +188,11 @@ def test_any_model_is_scored_with_its_softcap_entropy_and_other_targets(tokens: 
     )
 
 
+def test_a_sequence_of_one_token_has_nothing_to_score() -> None:
+    score = jax.jit(lambda p: lm.token_statistics(Bigrams(), p, [[5], [6]], [[1], [1]], targets=[[[1]], [[2]]]))
+    assert all(not np.any(x) and np.shape(x)[:2] == (2, 1) for x in score(bigrams(0)))
+
+
 def test_several_policies_on_one_batch(tokens: Any, loss_mask: Any) -> None:
     policies = [bigrams(seed) for seed in range(3)]
     found = lm.token_logps_each(Bigrams(), policies, tokens, loss_mask)
