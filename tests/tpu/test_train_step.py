@@ -181,7 +181,7 @@ def test_the_law_of_a_spec() -> None:
         (lambda m: make_train_step(CONFIG, alignjax.methods["dpo"], {}, ADAM, m, example("dpo", 6)),
          "axis 'prompt' of size 6 cannot be split evenly over data=4"),
         (lambda m: init_state(CONFIG, ADAM, jax.random.key(0), make_mesh("tensor=4")),
-         r"\['key'\]: axis 'heads' of size 2 cannot be split evenly over tensor=4"),
+         r"\['key'\]: axis 'kv_heads' of size 2 cannot be split evenly over tensor=4"),
         (lambda m: check_method(alignjax.methods["dpo"], (), 3), "dpo needs 2 responses to a prompt; the data have 3"),
         (lambda m: check_method(alignjax.methods["rloo"], ("reward",), 1), "rloo needs at least 2 responses"),
         (lambda m: check_method(alignjax.methods["nash_md_pg"], (), 2),
