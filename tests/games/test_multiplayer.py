@@ -91,7 +91,7 @@ def test_two_players_who_share_an_oracle_have_half_the_gap_each():
     np.testing.assert_allclose(games.duality_gap(two, np.stack([logp, logp])), [half, half], atol=1e-14)
 
 
-@pytest.mark.parametrize("players", [2, 4, 8])
+@pytest.mark.parametrize("players", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 8))])
 def test_symmetric_equilibria(players):
     game = make("shared", players)
     nash = games.nash(game)

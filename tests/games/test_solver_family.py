@@ -81,7 +81,10 @@ def test_every_iterate_of_every_solver(name):
         assert found.average_logp is None
 
 
-@pytest.mark.parametrize("name", ["nash_md", "egpo", "nash_ema", "onpo", "mpo", "comal"])
+@pytest.mark.parametrize(
+    "name",
+    ["nash_md", "onpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("egpo", "nash_ema", "mpo", "comal"))],
+)
 def test_the_layout_of_many_games_changes_nothing(name):
     # 40 small games are laid out with the games last; three at a time they are not.
     preference, ref, start = instance(1, 40)
@@ -180,6 +183,7 @@ def test_the_regularised_equilibrium_is_a_fixed_point(name):
         np.testing.assert_allclose(np.exp(after), np.exp(equilibrium), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGULARISED)
 def test_the_default_step_reaches_the_equilibrium(name):
     preference, ref, start = instance(4, 40, 6)

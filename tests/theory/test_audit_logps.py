@@ -59,6 +59,7 @@ def safe_averaging(tokens, mask):
     return right(tokens, mask) / jnp.maximum(mask.sum(-1), 1)
 
 
+@pytest.mark.slow
 def test_the_right_function_raises_no_alarm_on_the_right_side():
     verdicts = {name: found.verdict for name, found in audit_logps(right).properties.items()}
     assert set(verdicts) == set(LOGPS_WHY)

@@ -42,7 +42,7 @@ NOT_EQUATIONS = {
     "alignjax.games.game": ("check_policy", "by_kind", "version_of", "of_two"),
     "alignjax.games.multiplayer": ("_players", "_nodes", "_nash", "_symmetric"),
     "alignjax.games.original_solvers": ("prox",),
-    "alignjax.games.social_choice": ("_matrix", "_shortest_cycle"),
+    "alignjax.games.social_choice": ("_matrix", "_shortest_cycle", "majority_cycle"),
     "alignjax.games.solvers": ("solver", "_one_for_all", "_run", "_start", "solve"),
     "alignjax.kl_regularised": ("_checked",),
     "alignjax.laws": ("drawn_from", "sources_of"),
@@ -53,7 +53,7 @@ NOT_EQUATIONS = {
     "alignjax.multiobjective.minimum_norm": ("checked_gradients", "_interior_point", "_polished"),
 }  # fmt: skip
 """Checks of arguments, plumbing, and algorithms whose steps may differ as long as they converge (Newton, a linear
-program, bisection, an interior point, an inner loop): what they return is held to the equations that they solve.
+program, bisection, an interior point, an inner loop, a search for a cycle that a mutant need not end): what they return is held to the equations that they solve.
 """
 
 
