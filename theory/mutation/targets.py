@@ -53,7 +53,8 @@ NOT_EQUATIONS = {
     "alignjax.multiobjective.minimum_norm": ("checked_gradients", "_interior_point", "_polished"),
 }  # fmt: skip
 """Checks of arguments, plumbing, and algorithms whose steps may differ as long as they converge (Newton, a linear
-program, bisection, an interior point, an inner loop, a search for a cycle that a mutant need not end): what they return is held to the equations that they solve.
+program, bisection, an interior point, an inner loop, a search for a cycle, whose mutants need not end): what they
+return is held to the equations that they solve.
 """
 
 
