@@ -1,7 +1,7 @@
 """Attention. Axes: B sequences, S queries, T keys, N heads, K heads of keys and values (K divides N), H head.
 
 Two callers: `causal` of whole rows whose padding stands on the right (nothing is masked but the future: the fused
-kernels of GPU and TPU take that), and `masked` over a cache.
+kernels of GPU and TPU take that), and `cached` over a cache.
 """
 
 import functools
@@ -60,13 +60,29 @@ def masked(
     if softcap is None and q.dtype != jnp.float64:
         return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], scale=scale)
     # JAX's own knows no soft cap, and takes its softmax in float32 whatever it is given: double has to stay double.
+    return cached(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), seen, scale=scale, softcap=softcap)
+
+
+def cached(
+    q: Float[Array, "B S N H"],
+    k: Float[Array, "B K T H"],
+    v: Float[Array, "B K T H"],
+    seen: Bool[Array, "#B S T"],
+    *,
+    scale: float,
+    softcap: float | None = None,
+) -> Float[Array, "B S N H"]:
+    """`masked`, with the heads of keys and values before the time: a product reads them as they lie in the cache.
+
+    With the time first each step would transpose the whole cache, which on a CPU is nearly all of its cost.
+    """
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
-    scores = jnp.einsum("BSKGH,BTKH->BKGST", grouped, k, preferred_element_type=wide) * scale
+    grouped = q.reshape(*q.shape[:2], k.shape[1], -1, q.shape[-1])
+    scores = jnp.einsum("BSKGH,BKTH->BKGST", grouped, k, preferred_element_type=wide) * scale
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, jnp.finfo(wide).min)).astype(v.dtype)
-    return jnp.einsum("BKGST,BTKH->BSKGH", weights, v).reshape(q.shape)
+    return jnp.einsum("BKGST,BKTH->BSKGH", weights, v).reshape(q.shape)
 
 
 def _on_each_device(kernel: Callable[..., Array]) -> Callable[..., Array]:

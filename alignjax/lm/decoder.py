@@ -126,14 +126,14 @@ class Attention(nn.Module):
                 local=None if all(c.local) else local, implementation=c.attention,
             )  # fmt: skip
         else:
-            at = (layer, 0, place.start, 0, 0)
+            at = (layer, 0, 0, place.start, 0)
             cache = tuple(
-                jax.lax.dynamic_update_slice(old, new[None].astype(old.dtype), at)
+                jax.lax.dynamic_update_slice(old, jnp.swapaxes(new, 1, 2)[None].astype(old.dtype), at)
                 for old, new in zip(cache, (k, v), strict=True)
             )
             k, v = (jax.lax.dynamic_index_in_dim(each, layer, keepdims=False) for each in cache)
             seen = place.seen[0] if place.seen.shape[0] == 1 else jnp.where(local, place.seen[1], place.seen[0])
-            mixed = attention.masked(q, k, v, seen, scale=scale, softcap=c.attention_softcap)
+            mixed = attention.cached(q, k, v, seen, scale=scale, softcap=c.attention_softcap)
         ins = {"heads": c.num_heads, "head": c.head_size}
         return _linear(self, "out", mixed, ins, {"embed": c.d_model}, c.out_bias), cache
 
@@ -247,8 +247,8 @@ def unembedding(config: DecoderConfig, params: Params) -> Float[Array, "V D"]:
 class Cache:
     """Keys and values of the tokens so far, in the order they came."""
 
-    keys: Float[Array, "L B T K H"]
-    values: Float[Array, "L B T K H"]
+    keys: Float[Array, "L B K T H"]
+    values: Float[Array, "L B K T H"]
     keep: Bool[Array, "B T"]
     """Which slots hold a token that counts: not padding, not empty."""
     length: Int[Array, ""]
@@ -257,7 +257,7 @@ class Cache:
 
 def empty_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
     """Keys and values of no token yet, with room for `length` positions, in the dtype of the computation."""
-    shape = (config.num_layers, batch, length, config.kv_heads, config.head_size)
+    shape = (config.num_layers, batch, config.kv_heads, length, config.head_size)
     zeros = jnp.zeros(shape, config.compute_dtype)
     return Cache(zeros, jnp.zeros_like(zeros), jnp.zeros((batch, length), bool), jnp.zeros((), jnp.int32))
 

@@ -78,7 +78,7 @@ def test_extending_is_hidden(config: lm.DecoderConfig, prompt: int) -> None:
         state, cache = extend(config, params, tokens[:, at], keep[:, at], cache)
         states.append(state)
     assert int(cache.length) == T
-    assert cache.keys.shape == (config.num_layers, 4, T + 3, config.kv_heads, config.head_size)
+    assert cache.keys.shape == (config.num_layers, 4, config.kv_heads, T + 3, config.head_size)
     np.testing.assert_array_equal(cache.keep, np.pad(keep, [(0, 0), (0, 3)]))
     got = np.where(keep[..., None], np.concatenate(states, 1), 0)
     wanted = hidden(config, params, tokens, keep)
