@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from alignjax import checks
 from alignjax.lm import sampling_laws
+from alignjax.lm.fused import project
 from alignjax.lm.model import LanguageModel, Params
 from alignjax.logspace import ArrayLike, Scalar, as_float, geometric_mixture, log_softmax
 from alignjax.pytree import register
@@ -281,7 +282,7 @@ def _generate(
         logps, extended = [], []
         for (config, p), matrix, cache in zip(models, matrices, caches, strict=True):
             states, cache = config.extend(p, last[:, None], jnp.ones((rows, 1), bool), cache)
-            logps.append(_next_logp(config, states[:, -1], matrix))
+            logps.append(log_softmax(project(states[:, -1], matrix, config.logit_softcap)))
             extended.append(cache)
         laws, law = _law(kind, logps, settings, posterior)
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, t)
@@ -325,13 +326,6 @@ def _repeated(config: LanguageModel, params: Params, tokens: Array, keep: Array,
         return jnp.repeat(leaf, times, axes[0]) if axes and times > 1 else leaf
 
     return jax.tree.map(repeat, cache, one, two)
-
-
-def _next_logp(config: LanguageModel, states: Float[Array, "R D"], matrix: Float[Array, "V D"]) -> Float[Array, "R V"]:
-    wide = jnp.promote_types(states.dtype, jnp.float32)
-    logits = jnp.einsum("RD,VD->RV", states, matrix, preferred_element_type=wide)
-    cap = config.logit_softcap
-    return log_softmax(logits if cap is None else cap * jnp.tanh(logits / cap))
 
 
 def _law(kind: str, logps: list[Array], settings: Mapping[str, Any], posterior: Any) -> tuple[Any, Array]:
