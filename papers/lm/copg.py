@@ -25,7 +25,7 @@ def sweep(settings: Settings, method: str) -> Experiment:
     common: dict[str, Any] = {"sampler": "reference", "score": "learned", "sharpness": 1e3, "rate": 3e-4}
     specs = {
         f"β = {beta:g}": Spec(
-            method=method, hyper={"beta": beta}, steps=settings.size(300, 100), every=settings.size(30, 20), **common
+            method=method, hyper={"beta": beta}, steps=settings.size(300, 150), every=settings.size(30, 25), **common
         )
         for beta in betas
     }

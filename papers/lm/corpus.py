@@ -127,7 +127,7 @@ TOKENIZER = WordTokenizer()
 
 
 def _one(rng: np.random.Generator, words: Sequence[str]) -> str:
-    return words[rng.integers(len(words))]
+    return words[int(rng.integers(len(words)))]
 
 
 def _adjective(rng: np.random.Generator, writer: Writer) -> list[str]:

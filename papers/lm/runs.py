@@ -37,12 +37,12 @@ PURE = scorers.topics(["staff " * 4, "price " * 4, "room " * 4])
 """What three responses are about that speak of one topic alone."""
 
 
-def _logp(here: World, params: Any, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _logp(here: World, params: Any, tokens: Any, mask: Any) -> np.ndarray:
     batch = with_prompts(here.prompts, tokens, mask)
     return np.asarray(lm.token_logps(here.config, params, batch["tokens"], batch["loss_mask"]).sum(-1))
 
 
-def _error(x: np.ndarray) -> float:
+def _error(x: Any) -> float:
     return float(x.std() / np.sqrt(x.size))
 
 

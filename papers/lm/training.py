@@ -238,7 +238,8 @@ def train(world: World, spec: Spec, seed: int, measure: Measure) -> Json:
     fixed, numbers = _split(rollout.hyper if spec.method != "mgda" else spec.hyper)
     baseline = None if spec.baseline == "batch" else spec.baseline
     rng, key = np.random.default_rng([seed, 702]), jax.random.key(seed)
-    state, found = start(world, spec), {}
+    state = start(world, spec)
+    found: Json = {}
     for step in range(spec.steps + 1):
         if step % spec.every == 0 or step == spec.steps:
             measured = measure(world, state.params, jax.random.fold_in(key, 2 * step))

@@ -45,12 +45,12 @@ def mesh() -> Any:
     return make_mesh("data=1")
 
 
-def texts_of(tokens: np.ndarray) -> list[list[str]]:
+def texts_of(tokens: Any) -> list[list[str]]:
     """Responses `[B, K, N]` as words."""
     return [[TOKENIZER.decode(row) for row in rows] for rows in np.asarray(tokens)]
 
 
-def with_prompts(prompts: np.ndarray, tokens: np.ndarray, mask: np.ndarray) -> Host:
+def with_prompts(prompts: np.ndarray, tokens: Any, mask: Any) -> Host:
     """Prompts `[B, P]` before responses `[B, K, N]`: tokens, loss_mask, attention_mask `[B, K, P + N]`."""
     before = np.broadcast_to(prompts[:, None], (*tokens.shape[:2], prompts.shape[1]))
     zeros = np.zeros(before.shape, bool)
@@ -193,11 +193,16 @@ def train_reward_model(
 
 
 def _name(config: lm.DecoderConfig, seed: int) -> str:
-    """A digest of what the world depends on."""
+    """A digest of what the world depends on; of the corpus and the scorers, what they do and not how it is written."""
     shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), jax.eval_shape(lambda: lm.init(config, jax.random.key(0))))
-    sources = [Path(module.__file__ or "").read_bytes() for module in (corpus, scorers)]
-    text = repr((config, shapes, STEPS, BATCH, RATE, POOL, REWARD_STEPS, REWARD_RATE, LABELS, seed)).encode()
-    return hashlib.sha256(b"".join([text, *sources])).hexdigest()[:12]
+    some = corpus.reviews(np.random.default_rng(0), 100)
+    texts = [review for _, review in some]
+    scored = scorers.sentiment([], texts), scorers.length([], texts), scorers.topics(texts).round(6).tolist()
+    numbers = (STEPS, BATCH, RATE, POOL, REWARD_STEPS, REWARD_RATE, LABELS, seed)
+    plain = lm.DecoderConfig()
+    own = {f.name: x for f in dataclasses.fields(config) if (x := getattr(config, f.name)) != getattr(plain, f.name)}
+    text = repr((own, shapes, numbers, corpus.WORDS, corpus.PROMPTS, some, scored))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _kept(path: Path, like: Any, make: Callable[[], Any]) -> Any:
