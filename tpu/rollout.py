@@ -131,7 +131,7 @@ class Rollout:
         if previous is None and others.history is not None:
             previous = _member(others.history, 0)
         previous = others.reference if previous is None else previous
-        mixture = None
+        mixture: Any = None
         if source == "mixture":
             mixture = (others.reference, float(self.hyper["mixture"]))
         elif source == "past":
@@ -286,7 +286,8 @@ def _written_in_data(batch: Mapping[str, np.ndarray], length: int, pad: int) -> 
         response = found[inside][:length]
         rows[n, 0, : len(response)], mask[n, 0, : len(response)] = response, True
     nothing = np.zeros(rows.shape, np.float32)
-    return lm.Generated(tokens=rows, mask=mask, logp=nothing, law_logp=nothing)
+    arrays: dict[str, Any] = {"tokens": rows, "mask": mask, "logp": nothing, "law_logp": nothing}
+    return lm.Generated(**arrays)
 
 
 def assembled(prompts: Host, made: Any) -> Host:

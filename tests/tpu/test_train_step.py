@@ -151,7 +151,7 @@ def test_every_method_is_fed_and_the_files_that_cannot_feed_one_are_refused() ->
             with pytest.raises(ValueError, match=rf"{name} reads a reward that is made from samples"):
                 check_method(method, {*from_file, "reward"}, method.num_responses or 2)
         for field in {"reward", "win_rate", "rewards"} & set(method.reads):
-            column = r"'rewards'" if field == "reward" else r"'preference'" if field == "win_rate" else "no column"
+            column = r"'preference'" if field == "win_rate" else r"'rewards'"
             with pytest.raises(ValueError, match=f"{column}|made from samples"):
                 check_method(method, {*from_file} - {field}, method.num_responses or 2)
 
