@@ -24,7 +24,7 @@ from alignjax.record import Method, keyword_only
 from tpu.bridge import TOKENS, Batch, Others, Sums, method_sums, prompt_values, reads, value_regression
 from tpu.bridge import mean_loss as mean_loss
 from tpu.bridge import prompt_losses as prompt_losses
-from tpu.partition import BATCH_AXES, batch_shardings, shardings
+from tpu.partition import BATCH_AXES, batch_shardings, laid_out, shardings
 
 FROM_MODELS = ("logp", "ref_logp", "token_logp", "ref_token_logp", "anchor_logp", "opponent_logp", "mask")
 """Fields of `Samples` that models and masks give."""
@@ -258,7 +258,7 @@ def state_shardings(
 
 
 def init_state(
-    config: lm.DecoderConfig,
+    config: LanguageModel,
     optimiser: optax.GradientTransformation,
     key: Array,
     mesh: Mesh,
@@ -276,7 +276,8 @@ def init_state(
     def make(key: Array, params: Params | None, reference: Params | None) -> tuple[TrainState, Params]:
         params = lm.init(config, key) if params is None else params
         reference = jax.tree.map(jnp.copy, params if reference is None else reference)
-        return new_state(optimiser, params, carried, d_model=config.d_model, anchor=reference), reference
+        width = jax.eval_shape(config.unembedding, params).shape[-1]
+        return new_state(optimiser, params, carried, d_model=width, anchor=reference), reference
 
     return jax.jit(make, out_shardings=(where, where.params))(key, params, reference)
 
@@ -371,7 +372,8 @@ def make_train_step(
     def step(state: TrainState, reference: Params | None, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         others = Others(reference=reference, anchor=state.anchor, history=state.history)
         trained = {"params": state.params} | ({} if state.value is None else {"value": state.value})
-        gradient, sums = _summed_over_parts(task, trained, others, batch, state.baseline, accumulate)
+        with laid_out(mesh):
+            gradient, sums = _summed_over_parts(task, trained, others, batch, state.baseline, accumulate)
         gradient = jax.tree.map(lambda g: g / jnp.maximum(sums.count, 1).astype(g.dtype), gradient)
         loss, metrics = sums.means()
         gradient = gradient["params"] if state.value is None else gradient
