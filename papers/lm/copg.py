@@ -119,6 +119,7 @@ CLAIMS = (
         "best", "Figure 6", "At their best β CoPG reaches a higher reward than IPO, and than DPO.",
         "Labels for DPO and IPO rank each pair by the reward model, as in the paper; mean of the last measurements.",
         best_reward,
+        full_only=True,
     ),
     _claim(
         "small-beta", "Figure 3", "CoPG's reward falls where β is too small.",
