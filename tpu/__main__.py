@@ -11,4 +11,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 if __name__ == "__main__":
     from tpu.cli import main
 
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == 1:
+        os._exit(status)  # without waiting for threads that cannot write: all they do is complain
+    sys.exit(status)

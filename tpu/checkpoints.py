@@ -8,6 +8,7 @@ before it as they were. Each carries the fingerprint of its arrays; one that can
 that were written, is passed over with a warning.
 """
 
+import contextlib
 import dataclasses
 import math
 import warnings
@@ -75,11 +76,11 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        if kind is None:
             self._manager.close()
-        except Exception:
-            if kind is None:
-                raise
+        else:  # what was begun may still become whole; why it does not was told already
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
         """Of the whole checkpoints, from old to new."""
@@ -106,15 +107,18 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(None, error) from error
 
-    def _failed(self, step: int | None, error: Exception) -> Failed:
+    def resumable(self, but: int | None = None) -> str:
+        """In words, from where `--resume` goes on."""
         try:
-            whole = [one for one in self.steps() if one != step]
+            whole = [step for step in self.steps() if step != but]
         except Exception:
             whole = []
-        there = f"the one of step {whole[-1]} is whole, and --resume goes on from it" if whole else "there is none yet"
+        return f"the one of step {whole[-1]} is whole, and --resume goes on from it" if whole else "there is none yet"
+
+    def _failed(self, step: int | None, error: Exception) -> Failed:
         which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
         reason = "no space is left on the device" if "No space left" in str(error) else _first_line(error)
-        return Failed(f"{which} could not be written into {self.folder}: {reason}; {there}")
+        return Failed(f"{which} could not be written into {self.folder}: {reason}; {self.resumable(step)}")
 
     def restore(self, like: Any) -> Restored | None:
         """The newest whole checkpoint, with the shapes, dtypes and shardings of `like`; None if there is none.

@@ -151,7 +151,8 @@ def train(run: Run, *, resume: bool = False, on_step: Callable[[dict[str, Any]],
             loop.go()
             return loop.finish()
         except OSError as error:
-            raise Failed(f"{error.strerror or error}: {error.filename or run.out}") from error
+            where = f"{error.strerror or error}: {error.filename or run.out}"
+            raise Failed(f"{where}; of the checkpoints {checkpoints.resumable()}") from error
 
 
 class _Loop:

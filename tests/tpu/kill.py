@@ -43,20 +43,15 @@ def small_model(folder: Path) -> Path:
 
 
 def start(out: Path, arguments: Sequence[str], file_size: int | None = None) -> subprocess.Popen[str]:
-    """The command with --resume, in a process group of its own; with `file_size`, no file may grow beyond that."""
+    """The command with --resume, in a process group of its own; no file may grow beyond `file_size` kB."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     environment.pop("XLA_FLAGS", None)  # one CPU device
-
-    def limit() -> None:
-        import resource
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-
+    command = [sys.executable, "-m", "tpu", "train", *arguments, "--out", str(out), "--resume"]
+    if file_size is not None:
+        command = ["bash", "-c", f'ulimit -f {file_size}; exec "$0" "$@"', *command]
     return subprocess.Popen(
-        [sys.executable, "-m", "tpu", "train", *arguments, "--out", str(out), "--resume"], cwd=ROOT, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        preexec_fn=limit if file_size else None,
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
 
 

@@ -193,12 +193,15 @@ def run(options: argparse.Namespace) -> int:
       python -m tpu train --method rloo --model DIR --data prompts.jsonl --reward my_package.rewards:score --out out/rl
       python -m tpu train --out out/dpo --resume
     """
+    import logging
+
     import jax
 
     from tpu import loop, run_folder
     from tpu.assembly import assemble
     from tpu.rewards import FeedbackError
 
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax prints what is raised here as well
     settings = settings_of(options)
     if options.replay is not None:
         from tpu.replay import replay
