@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from alignjax.record import Source
 from papers.figures import GREY, describe, panels, reference_line
 from papers.lm import plots
 from papers.lm.claims import claim_of, figure_of
-from papers.lm.runs import Experiment, results, seeds
+from papers.lm.runs import Experiment, late, results, seeds
 from papers.lm.training import Spec
 from papers.record import Outcome, Paper, Settings
 
@@ -38,15 +37,10 @@ def iterations(settings: Settings) -> Experiment:
     return Experiment(paper="mnpo", name="iterations", specs=specs, seeds=seeds(settings, 2))
 
 
-def _late(values: np.ndarray) -> np.ndarray:
-    """The mean over the second half of the iterations, `[seeds, points] -> [seeds]`."""
-    return values[:, values.shape[1] // 2 :].mean(1)
-
-
 def less_exploited(settings: Settings) -> Outcome:
     """How much more DPO is exploited than TD-MNPO and INPO, the mean over the later iterations."""
     found = results(settings, iterations(settings))
-    ends = {name: _late(one["exploited"]).mean() for name, one in found.items()}
+    ends = {name: late(one["exploited"]).mean() for name, one in found.items()}
     return Outcome(
         expected=0.0, measured=[ends["DPO, iterated"] - ends[name] for name in ("TD-MNPO", "INPO")],
         relation="greater than", runs=sum(len(one["kl"]) for one in found.values()),
@@ -58,7 +52,7 @@ def less_exploited(settings: Settings) -> Outcome:
 def history_helps(settings: Settings) -> Outcome:
     """How much more INPO is exploited than TD-MNPO."""
     found = results(settings, iterations(settings))
-    ends = {name: _late(found[name]["exploited"]) for name in ("TD-MNPO", "INPO")}
+    ends = {name: late(found[name]["exploited"]) for name in ("TD-MNPO", "INPO")}
     gain = ends["INPO"] - ends["TD-MNPO"]
     return Outcome(
         expected=0.0, measured=float(gain.mean()), relation="greater than", runs=2 * len(gain),

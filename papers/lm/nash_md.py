@@ -7,7 +7,7 @@ from alignjax.record import Source
 from papers.figures import GREY, describe, heat_map, panels, reference_line
 from papers.lm import corpus, plots
 from papers.lm.claims import claim_of, figure_of
-from papers.lm.runs import SAMPLES, Experiment, last, results, seeds
+from papers.lm.runs import SAMPLES, Experiment, late, results, seeds
 from papers.lm.scorers import prefers
 from papers.lm.training import Spec
 from papers.record import Outcome, Paper, Settings
@@ -40,7 +40,7 @@ def payoff(settings: Settings) -> tuple[list[str], np.ndarray]:
 
 def _exploited(settings: Settings) -> tuple[dict[str, np.ndarray], int]:
     found = results(settings, mixtures(settings))
-    return {name: last(one["exploited"]) for name, one in found.items()}, sum(len(x["kl"]) for x in found.values())
+    return {name: late(one["exploited"]) for name, one in found.items()}, sum(len(x["kl"]) for x in found.values())
 
 
 def inner_is_best(settings: Settings) -> Outcome:
@@ -71,7 +71,7 @@ def best_response_is_exploited(settings: Settings) -> Outcome:
 def beats_base(settings: Settings) -> Outcome:
     """The win-rate of the best response against the base model."""
     found = results(settings, mixtures(settings))
-    ends = {name: last(one["win_rate"]) for name, one in found.items()}
+    ends = {name: late(one["win_rate"]) for name, one in found.items()}
     return Outcome(
         expected=0.5, measured=float(ends["m = 1"].min()), relation="greater than", runs=len(ends["m = 1"]),
         spread="; ".join(f"{name}: {x.mean():.3f}" for name, x in ends.items()),
@@ -81,7 +81,9 @@ def beats_base(settings: Settings) -> Outcome:
 def draw(settings: Settings) -> Drawing:
     """How far each can be exploited, over steps and at the end; and what they win of each other."""
     found = results(settings, mixtures(settings))
-    fig, axes = panels(4, titles=("Highest win-rate against it", "At the end", "Topics over updates", "Who beats whom"))
+    fig, axes = panels(
+        4, titles=("Highest win-rate against it", "Second half of the runs", "Topics over updates", "Who beats whom")
+    )
     chosen = list(found) if len(found) < 5 else ["m = 0", "m = 0.125", "m = 0.375", "m = 1"]
     plots.over_steps(axes[0], found, "exploited", chosen)
     reference_line(axes[0], 0.5, "unbeatable", color=GREY)
@@ -89,7 +91,7 @@ def draw(settings: Settings) -> Drawing:
     x = [float(name.split("= ")[1]) for name in found]
     for index, (name, label) in enumerate((("exploited", "of the best pure response against it"),
                                            ("win_rate", "its own, against the base model"))):  # fmt: skip
-        values = [last(one[name]) for one in found.values()]
+        values = [late(one[name]) for one in found.values()]
         axes[1].plot(x, [v.mean() for v in values], label=label, marker=plots.MARKERS[index], **plots.look(index))
     describe(axes[1], "mixture coefficient m", "win probability")
     for index, name in enumerate(chosen):
@@ -98,7 +100,9 @@ def draw(settings: Settings) -> Drawing:
         axes[2].plot(*path[-1, :2], marker=plots.MARKERS[index], linestyle="", color=plots.look(index)["color"])
     describe(axes[2], "share of people", "share of money")
     names, table = payoff(settings)
-    heat_map(axes[3], range(len(names)), range(len(names)), table, "P(row beats column)", limits=(0.2, 0.8))
+    heat_map(axes[3], range(len(names)), range(len(names)), table, "P(row beats column)", limits=(0.4, 0.6))
+    for i, j in np.ndindex(table.shape):
+        axes[3].text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", color="white", fontsize=10)
     for ticks in (axes[3].set_xticks, axes[3].set_yticks):
         ticks(range(len(names)), [name.split("= ")[1] for name in names])
     describe(axes[3], "m of the column", "m of the row", legend=False)
@@ -111,10 +115,12 @@ CLAIMS = (
         "Nash-MD-PG with four sampled opponents from the tokenwise mixture; the judge prefers people to money, money "
         "to things and things to people.",
         inner_is_best,
+        full_only=True,
     ),
     _claim(
         "best-response", "Table 1", "The best response to the base model is exploited more than inner mixtures.",
-        "The same runs; the highest win-rate that a response about one topic has against the policy.",
+        "The same runs; the highest win-rate that a response about one topic has against the policy, the mean over the "
+        "second half of each run, for runs that cycle.",
         best_response_is_exploited,
     ),
     _claim(

@@ -201,6 +201,11 @@ def seeds(settings: Settings, full: int = 3) -> range:
     return range(settings.seed, settings.seed + settings.size(full, 1))
 
 
+def late(values: np.ndarray) -> np.ndarray:
+    """The mean over the second half of each run, `[seeds, points, ...]` -> `[seeds, ...]`: for runs that cycle."""
+    return values[:, values.shape[1] // 2 :].mean(1)
+
+
 def last(values: np.ndarray, points: int = 3) -> np.ndarray:
     """The mean over the last measurements of each run, `[seeds, points, ...]` -> `[seeds, ...]`."""
     return values[:, -points:].mean(1)
