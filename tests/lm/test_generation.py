@@ -172,6 +172,14 @@ def same(a: Any, b: Any) -> None:
     np.testing.assert_allclose(a.law_logp, b.law_logp, atol=1e-5)
 
 
+def test_ragged_prompts_are_each_continued_from_their_own_end(ragged: Generated) -> None:
+    for prompt, *row in zip(RAGGED, ragged.tokens, ragged.mask, ragged.logp, strict=True):
+        tokens, mask, logp = map(np.asarray, row)
+        for t in range(mask.sum()):
+            wanted = np.log(next_law(POLICY, [*prompt, *tokens[:t]])[tokens[t]])
+            np.testing.assert_allclose(logp[t], wanted, atol=2e-5)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_has_no_influence(ragged: Generated, side: str) -> None:
     for fill in (0, -100):
