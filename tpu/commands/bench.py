@@ -156,7 +156,7 @@ def page(report: Mapping[str, Any]) -> str:
         "its own product of matrices and its own sum over memory, timed in the same run. CPU time counts all threads, "
         "and suffers less from what else runs on the machine.",
         "",
-        f"{report['date']}, {machine['processor']}, {machine['cores']} cores, "
+        f"{report['date']}, {machine['processor']}, cores: {machine['cores']}, devices: "
         f"{', '.join(sorted(set(machine['devices'])))}: "
         f"{machine['flops'] / 1e9:.0f} GFLOP/s, {machine['bytes_per_second'] / 1e9:.1f} GB/s. "
         + ", ".join(f"{name} {version}" for name, version in report["versions"].items())
