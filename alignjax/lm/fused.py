@@ -115,7 +115,7 @@ def target_logps(
         chunk = chunk_length(batch, length, matrix.shape[0])
     options = _Options(softcap and float(softcap), float(temperature), checks.whole("chunk", chunk), with_entropy)
     logp, entropy = _fused(
-        h.reshape(batch, length, -1),
+        h.reshape(batch, length, h.shape[-1]),
         matrix,
         targets.reshape(batch, length, shape[-1] if several else 1),
         None if mask is None else keep.reshape(batch, length),
