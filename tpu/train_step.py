@@ -258,7 +258,7 @@ def state_shardings(
 
 
 def init_state(
-    config: LanguageModel,
+    config: Any,
     optimiser: optax.GradientTransformation,
     key: Array,
     mesh: Mesh,
