@@ -31,13 +31,16 @@ Papers as runs: each claim of a paper with the verdict that a run computes, and 
   python -m papers              lists the papers
   python -m papers NAME...      runs some of them
   python -m papers all          runs all of them
-  python -m papers all --scale lm   on a small language model trained from scratch: minutes with --quick, hours without
+  python -m papers all --scale lm
+                                runs all that have figures on a language model, a small one trained from scratch:
+                                minutes with --quick, an hour or two without
   python -m papers docs         writes docs/ from the records (see: python -m papers docs --help)
 """
 EPILOG = """\
-Writes DIR/<paper>/claims.json, the figures as PNG and SVG, and DIR/index.html, which also keeps the papers
-of earlier runs. Exit status: 0 if every verdict is the one we stand by (which may be "contradicted"),
-1 if one differs or something raised, 2 if the command line or DIR is wrong.
+Writes DIR/<paper>/claims.json (lm.json at --scale lm), the figures as PNG and SVG, and DIR/index.html, which also
+keeps the papers of earlier runs. Runs of language models are kept in DIR/lm: what was interrupted is resumed.
+Exit status: 0 if every verdict is the one we stand by (which may be "contradicted"), 1 if one differs or something
+raised, 2 if the command line or DIR is wrong.
 """
 
 

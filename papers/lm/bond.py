@@ -317,7 +317,11 @@ PAPER = Paper(
     name="bond",
     title="BOND: Aligning LLMs with Best-of-N Distillation",
     source=SOURCE,
-    summary="A two-layer decoder trained from scratch on templated reviews, rewarded by VADER's sentiment.",
+    summary=(
+        "A decoder of two layers, trained from scratch on templated reviews, with VADER's sentiment as the reward. The "
+        "target, best-of-N of the base model, is known by 256 samples of each prompt, so that both divergences from it "
+        "are measured and not only the reward."
+    ),
     claims=CLAIMS,
     figures=FIGURES,
 )

@@ -139,7 +139,11 @@ PAPER = Paper(
     name="copg",
     title="Contrastive Policy Gradient",
     source=SOURCE,
-    summary="Offline: pairs that the base model wrote, a reward model learned from noisy comparisons as the truth.",
+    summary=(
+        "A decoder of two layers, trained from scratch on templated reviews. Offline: all see the same pairs, which the "
+        "base model wrote; the truth is a reward model learned from noisy comparisons. CoPG reads its rewards, DPO and "
+        "IPO the ranking of each pair."
+    ),
     claims=CLAIMS,
     figures=FIGURES,
 )

@@ -108,7 +108,11 @@ PAPER = Paper(
     name="mnpo",
     title="Multiplayer Nash Preference Optimization",
     source=SOURCE,
-    summary="Iterations: pairs of the previous iterate, labelled by a judge without a consistent order.",
+    summary=(
+        "A decoder of two layers, trained from scratch on templated reviews. In every iteration pairs of the previous "
+        "iterate are labelled by a judge who prefers people to money, money to things and things to people: no policy "
+        "is best, and each is measured by the highest win-rate against it."
+    ),
     claims=CLAIMS,
     figures=FIGURES,
 )

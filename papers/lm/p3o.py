@@ -159,7 +159,11 @@ PAPER = Paper(
     name="p3o",
     title="Pairwise Proximal Policy Optimization",
     source=SOURCE,
-    summary="Online: 32 pairs a step, two updates on each rollout, VADER's sentiment as reward.",
+    summary=(
+        "A decoder of two layers, trained from scratch on templated reviews, with VADER's sentiment as the reward. "
+        "Online: 32 pairs a step, two updates on each rollout. A constant that is added to the rewards of a prompt "
+        "changes nothing for P3O and DPO, to the last sampled token, and costs PPO without a value of the prompt."
+    ),
     claims=CLAIMS,
     figures=FIGURES,
 )

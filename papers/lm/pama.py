@@ -110,7 +110,11 @@ PAPER = Paper(
     name="pama",
     title="Pareto Multi-Objective Alignment for Language Models",
     source=SOURCE,
-    summary="Two rewards of the same response: VADER's sentiment and length.",
+    summary=(
+        "A decoder of two layers, trained from scratch on templated reviews, with two rewards of a response: VADER's "
+        "sentiment and length. Length is the easier one: PAMA, which follows what is good for both at once, and MGDA "
+        "drive it to its end and move sentiment less than equal weights do."
+    ),
     claims=CLAIMS,
     figures=FIGURES,
 )
