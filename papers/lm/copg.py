@@ -140,8 +140,8 @@ PAPER = Paper(
     title="Contrastive Policy Gradient",
     source=SOURCE,
     summary=(
-        "A decoder of two layers, trained from scratch on templated reviews. Offline: all see the same pairs, which the "
-        "base model wrote; the truth is a reward model learned from noisy comparisons. CoPG reads its rewards, DPO and "
+        "A decoder of two layers, trained from scratch on templated reviews. Offline: all see pairs that the base "
+        "model wrote; the truth is a reward model learned from noisy comparisons. CoPG reads its rewards, DPO and "
         "IPO the ranking of each pair."
     ),
     claims=CLAIMS,

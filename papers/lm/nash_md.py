@@ -144,9 +144,9 @@ PAPER = Paper(
     source=SOURCE,
     summary=(
         "A decoder of two layers, trained from scratch on templated reviews, and a judge who prefers people to money, "
-        "money to things and things to people. Opponents are sampled from the tokenwise geometric mixture of the policy "
-        "and the base model. Self-play circles through the topics; the best response to the base model goes straight to "
-        "one, and can be exploited there."
+        "money to things and things to people. Opponents are sampled from the tokenwise mixture of the policy and the "
+        "base model. Self-play circles through the topics; the best response to the base model goes straight to one, "
+        "and can be exploited there."
     ),
     claims=CLAIMS,
     figures=FIGURES,
