@@ -240,9 +240,11 @@ def state_shardings(
     head = {"weight": jnp.zeros(1), "bias": jnp.zeros(())} if carried.head else None
     kept = optax.tree_map_params(
         optimiser,
-        lambda _, where: where,
+        # Factored moments have other shapes than their parameter, and are small: they are not split.
+        lambda kept, where, like: where if kept.shape == like.shape else whole,
         jax.eval_shape(optimiser.init, _trained(shapes, head)),
         _trained(params, value),
+        _trained(shapes, head),
         transform_non_params=lambda _: whole,
     )
     behind = lambda where: NamedSharding(mesh, PartitionSpec(None, *where.spec))
