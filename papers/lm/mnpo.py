@@ -15,8 +15,7 @@ from papers.record import Outcome, Paper, Settings
 
 SOURCE = Source("Wu et al.", 2025, "2509.23102", "")
 STEP, TAU, DPO_BETA = 8.0, 0.05, 0.5
-"""4 / DPO_BETA is the step of DPO in win-rates near 1/2, where a log-odds is four times what a win-rate is over 1/2: all
-move about as far in an iteration."""
+"""Near 1/2 a log-odds is four times what a win-rate is over it, so that 4 / DPO_BETA is DPO's step: all take one size."""
 METHODS: dict[str, dict[str, Any]] = {
     "TD-MNPO": {"method": "td_mnpo", "hyper": {"step_size": STEP, "beta": TAU}, "history": 2, "sampler": "previous"},
     "INPO": {"method": "inpo", "hyper": {"step_size": STEP, "beta": TAU}},
@@ -88,8 +87,8 @@ CLAIMS = (
     _claim(
         "less-exploited", "Table 2, read for intransitive preferences",
         "Game methods (TD-MNPO, INPO) end less exploited than iterated DPO under a cyclic judge.",
-        f"Step size {STEP:g} and temperature {TAU:g}; DPO with β = {DPO_BETA:g}, near 1/2 the same step. Labels are drawn from the judge; mean over "
-        "the later half of the iterations.",
+        f"Step size {STEP:g} and temperature {TAU:g}; DPO with β = {DPO_BETA:g}, near 1/2 the same step. Labels are "
+        "drawn from the judge; mean over the later half of the iterations.",
         less_exploited,
     ),
     _claim(
