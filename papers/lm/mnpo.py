@@ -15,7 +15,7 @@ from papers.record import Outcome, Paper, Settings
 
 SOURCE = Source("Wu et al.", 2025, "2509.23102", "")
 STEP, TAU, DPO_BETA = 8.0, 0.05, 0.5
-"""Near 1/2 a log-odds is four times what a win-rate is over it, so that 4 / DPO_BETA is DPO's step: all take one size."""
+"""Near 1/2 log-odds are four times win-rates, so that 4 / DPO_BETA is DPO's step: all take one size."""
 METHODS: dict[str, dict[str, Any]] = {
     "TD-MNPO": {"method": "td_mnpo", "hyper": {"step_size": STEP, "beta": TAU}, "history": 2, "sampler": "previous"},
     "INPO": {"method": "inpo", "hyper": {"step_size": STEP, "beta": TAU}},
