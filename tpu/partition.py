@@ -1,8 +1,10 @@
 """The only place that says how a logical axis is laid out on the mesh."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -92,3 +94,11 @@ def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedShar
     """How a batch is split: prompts over `data` and `fsdp`, responses never."""
     axes = {name: BATCH_AXES[checks.member("batch field", name, BATCH_AXES)] for name in batch}
     return {name: NamedSharding(mesh, spec(axes[name], batch[name].shape, mesh, name=name)) for name in batch}
+
+
+@contextlib.contextmanager
+def laid_out(mesh: Mesh, rules: Mapping[str, tuple[str, ...]] = RULES) -> Iterator[None]:
+    """What is traced within lies on the mesh by the rules: activations, and kernels that run on each device's own."""
+    known = [(axis, tuple(m for m in wanted if m in mesh.shape) or None) for axis, wanted in rules.items()]
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(known):
+        yield

@@ -8,9 +8,11 @@ Where a mask is given each row's counted positions go first, and chunks without 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, overload
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,15 +113,15 @@ def target_logps(
     shape, lead = targets.shape, h.shape[:-1]
     length = lead[-1] if lead else 1
     batch = int(np.prod(lead[:-1]))
+    axes, ways = _batch_axes(batch)
     if chunk is None:
-        chunk = chunk_length(batch, length, matrix.shape[0])
+        chunk = chunk_length(batch // ways, length, matrix.shape[0])
     options = _Options(softcap and float(softcap), float(temperature), checks.whole("chunk", chunk), with_entropy)
-    logp, entropy = _fused(
+    logp, entropy = _on_each_device(functools.partial(_fused, options=options), axes)(
         h.reshape(batch, length, h.shape[-1]),
         matrix,
         targets.reshape(batch, length, shape[-1] if several else 1),
         None if mask is None else keep.reshape(batch, length),
-        options,
     )
     logp = logp.reshape(shape)
     if mask is not None:
@@ -151,6 +153,29 @@ def _check(h: Array, matrix: Array, targets: Array, mask: ArrayLike | None) -> N
             raise ValueError(
                 f"targets must lie in [0, V = {matrix.shape[0]}), got values in [{ids.min()}, {ids.max()}]"
             )
+
+
+# --- on a mesh --------------------------------------------------------------------------------------------------------
+
+
+def _batch_axes(batch: int) -> tuple[tuple[str, ...], int]:
+    """The mesh axes that the batch is split over, by the mesh and the logical rules in force, and how many ways."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return (), 1
+    found = (nn.logical_to_mesh_axes(("prompt",)) or (None,))[0] or ()
+    axes = tuple(a for a in ((found,) if isinstance(found, str) else found) if mesh.shape.get(a, 1) > 1)
+    ways = math.prod(mesh.shape[a] for a in axes)
+    return (axes, ways) if axes and batch % ways == 0 else ((), 1)
+
+
+def _on_each_device(score: Callable[..., Any], axes: tuple[str, ...]) -> Callable[..., Any]:
+    """The function on each device's own rows: W is gathered once and its gradient summed once, not in every chunk."""
+    if not axes:
+        return score
+    rows, whole = jax.sharding.PartitionSpec(axes), jax.sharding.PartitionSpec()
+    specs = (rows, whole, rows, rows)
+    return jax.shard_map(score, in_specs=specs, out_specs=rows, axis_names=set(axes), check_vma=False)
 
 
 # --- the function and its derivative: h [B, T, D], targets [B, T, S], keep [B, T] -------------------------------------
