@@ -22,7 +22,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 
 .DEFAULT_GOAL := all
-.PHONY: all setup test test-fast test-slow test-long lint format tiny docs audit clean
+.PHONY: all setup setup-pods test test-fast test-slow test-long lint format tiny docs audit clean
 
 all: setup
 	$(PY) -m papers nash-md
@@ -51,6 +51,11 @@ $(STAMP): pyproject.toml constraints.txt
 	install_with_uv || install_with_pip
 	@rm -f $(VENV)/.stamp-*
 	@touch $@
+
+# libtpu (200 MB), so that `python -m tpu plan` compiles for TPU slices that are not here. Other scripts do not notice it.
+setup-pods: setup
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt 'jax[tpu]'
+	@$(PY) -c 'import libtpu; print("libtpu", libtpu.__version__)'
 
 # The tests want eight virtual CPU devices, whatever else the machine has.
 test test-fast test-slow test-long: export JAX_PLATFORMS := cpu

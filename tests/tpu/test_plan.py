@@ -1,0 +1,319 @@
+"""`tpu plan`: programs read right, counts against counts by hand, layouts refused, plans kept."""
+
+import collections
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from alignjax import lm
+from tpu import cli
+from tpu.mesh import make_mesh
+from tpu.partition import laid_out, shardings
+from tpu.plan import cache, collectives, counts, hlo, layouts, planning, program, target, work
+from tpu.plan.chips import CHIPS, GIB, parse_topology
+from tpu.plan.program import Request
+
+SMALL = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 1024, "hidden_size": 256,
+    "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8,
+    "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
+    "hidden_act": "silu",
+}  # fmt: skip
+SMALL_PARAMETERS = 2 * 1024 * 256 + 4 * (4 * 256 * 256 + 3 * 256 * 768 + 2 * 256) + 256
+
+_CHAIN = "replica_groups=mesh['axis_0'=8] {'axis_0'}, " + 'backend_config={"async_collective_fusion_config":{}}'
+WRITTEN = """HloModule written
+
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p = (s32[], f32[8,4]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8,4]{1,0} get-tuple-element(%p), index=1
+  %whole = f32[32,4]{1,0} all-gather(%x), channel_id=1, replica_groups={{0,2,4,6},{1,3,5,7}}, dimensions={0}
+  %sent = (f32[8,4]{1,0}, f32[8,4]{1,0}, u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}
+  %by = s32[] constant(2)
+  %next = s32[] add(%i, %by)
+  ROOT %t = (s32[], f32[8,4]{1,0}) tuple(%next, %x)
+}
+
+%condition (q: (s32[], f32[8,4])) -> pred[] {
+  %q = (s32[], f32[8,4]{1,0}) parameter(0)
+  %bound = s32[] constant(7)
+  %j = s32[] get-tuple-element(%q), index=0
+  ROOT %lt = pred[] compare(%j, %bound), direction=LT
+}
+
+%begin (a: f32[8,4]) -> (f32[8,4], f32[64,4]) {
+  %a = f32[8,4]{1,0} parameter(0)
+  %chain = f32[64,4]{1,0} all-gather(%a), CHAIN
+  ROOT %s = (f32[8,4]{1,0}, f32[64,4]{1,0}) custom-call(%chain), custom_call_target="AsyncCollectiveStart"
+}
+
+%go_on (b: f32[8,4]) -> f32[64,4] {
+  %b = f32[8,4]{1,0} parameter(0)
+  ROOT %chain.2 = f32[64,4]{1,0} all-gather(%b), CHAIN
+}
+
+%cheap (c: f32[8,4]) -> f32[] {
+  %c = f32[8,4]{1,0} parameter(0)
+  ROOT %zero.2 = f32[] constant(0)
+}
+
+%dear (d: f32[8,4]) -> f32[] {
+  %d = f32[8,4]{1,0} parameter(0)
+  %zero.3 = f32[] constant(0)
+  ROOT %sum = f32[] all-reduce(%zero.3), replica_groups=[4,2]<=[8], to_apply=%add
+}
+
+ENTRY %main (x: f32[8,4]) -> f32[] {
+  %x.1 = f32[8,4]{1,0} parameter(0)
+  %two = s32[] constant(2)
+  %started = (s32[], f32[8,4]{1,0}) tuple(%two, %x.1)
+  %loop = (s32[], f32[8,4]{1,0}) while(%started), condition=%condition, body=%body
+  %f = (f32[8,4]{1,0}, f32[64,4]{1,0}) fusion(%x.1), kind=kCustom, calls=%begin
+  %g = f32[64,4]{1,0} fusion(%x.1), kind=kCustom, calls=%go_on
+  %scattered = f32[1,4]{1,0} reduce-scatter(%x.1), replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}, to_apply=%add
+  ROOT %either = f32[] conditional(%two, %x.1, %x.1), branch_computations={%cheap, %dear}
+}
+""".replace("CHAIN", _CHAIN)
+
+
+def _close(found: float, wanted: float, share: float = 0.05) -> None:
+    assert abs(found / wanted - 1) < share, (found, wanted)
+
+
+@pytest.fixture
+def small(tmp_path) -> str:
+    """A config.json."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(SMALL))
+    return str(file)
+
+
+def _request(model: str, **changes) -> Request:
+    given = {"topology": "v5e:2x4", "batch": 8, "seq": 128, "dtype": "float32", "reference_dtype": "float32"}
+    return Request(model=model, **given | changes)
+
+
+# --- reading programs -------------------------------------------------------------------------------------------------
+
+
+def test_collectives_are_counted_where_they_start_as_often_as_their_loop_runs_and_by_mesh_axis():
+    found = collectives.collectives(hlo.parse(WRITTEN), {"data": 4, "tensor": 2})
+    assert found == {
+        "all-gather data": 3 * 32 * 4 * 4 * 3 / 4,  # the loop runs from 2 below 7 by twos
+        "collective-permute tensor": 3 * 8 * 4 * 4,
+        "all-gather data+tensor": 64 * 4 * 4 * 7 / 8,  # once, though two fusions carry it
+        "reduce-scatter data+tensor": 8 * 4 * 4 * 7 / 8,
+        "all-reduce tensor": 2 * 4 * 1 / 2,  # of the dearer branch
+    }
+    assert collectives.by_axis(found, {"data": 4, "tensor": 2})["data"] == 1152
+
+
+def test_groups_in_a_way_that_is_not_known_are_refused():
+    text = WRITTEN.replace("replica_groups={{0,2,4,6},{1,3,5,7}}", "replica_groups=mesh['a'=8] {'a':(2)4}")
+    with pytest.raises(ValueError, match="groups of whole"):
+        collectives.collectives(hlo.parse(text), {"data": 4, "tensor": 2})
+
+
+def test_a_loop_of_products_counts_as_often_as_it_runs_where_the_cost_analysis_counts_it_once():
+    n, layers = 64, 7
+
+    def looped(x, ws):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0]
+
+    compiled = jax.jit(looped).lower(jnp.zeros((n, n)), jnp.zeros((layers, n, n))).compile()
+    found = counts.counts(hlo.parse(compiled.as_text()), peak=1e9, bandwidth=1e30)
+    assert found["flops"] == layers * 2 * n**3
+    assert found["seconds"] == pytest.approx(layers * 2 * n**3 / 1e9)
+    analysis = compiled.cost_analysis()
+    assert analysis is not None and analysis["flops"] < 2 * 2 * n**3
+
+
+@pytest.mark.parametrize(
+    ("out", "left", "right", "attributes", "wanted"),
+    [
+        ("f32[5,7]", "f32[5,3]", "f32[3,7]", "dim_labels=bf_io->bf", 5 * 7 * 3),
+        # x [2, 16, 5] into 4 heads of 6: of the window over heads one place is no padding
+        ("f32[2,16,4,6]", "f32[2,16,5,1]", "f32[5,4,6,1]",
+         "window={size=1x4 pad=0_0x3_3 rhs_reversal=0x1}, dim_labels=0bf1_i1o0->0b1f", 2 * 16 * 4 * 6 * 5),
+        # and 4 heads of 6 back into 7: the window sums over heads
+        ("f32[2,16,7,1]", "f32[2,16,4,6]", "f32[4,6,7,1]", "window={size=1x4}, dim_labels=0b1f_1io0->0bf1",
+         2 * 16 * 7 * 4 * 6),
+    ],
+)  # fmt: skip
+def test_products_that_a_compiler_writes_as_convolutions(out, left, right, attributes, wanted):
+    text = (
+        f"ENTRY %main (a: {left}, b: {right}) -> {out} {{\n  %a = {left} parameter(0)\n  %b = {right} parameter(1)\n"
+        f"  ROOT %c = {out} convolution(%a, %b), {attributes}\n}}\n"
+    )
+    assert counts.counts(hlo.parse(text), 1.0, 1.0)["flops"] == 2 * wanted
+
+
+# --- counts by hand ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("llama3-8b", 8_030_261_248), ("llama3-70b", 70_553_706_496), ("llama3.2-1b", 1_235_814_400)],
+)
+def test_parameters_of_published_models(name, published):
+    assert program.parameters(program.read_request(_request(name)).shapes()) == published
+
+
+def test_a_token_of_dpo_costs_8_n_and_attention():
+    job = program.read_request(_request("llama3-8b", batch=64, seq=2048, topology="v5e:8x8"))
+    tokens = 64 * 2 * 2048
+    attention = 4 * 4 * 4096 * 32 * 2048 / 2  # 4 passes, 4 T d a layer and token, half of it causal
+    assert work.model_flops(job) == pytest.approx((8 * 8_030_261_248 + attention) * tokens)
+    alone = dataclasses.replace(job, request=dataclasses.replace(job.request, precomputed=True))
+    assert work.model_flops(alone) == pytest.approx(work.model_flops(job) * 3 / 4)
+    assert "ref_token_logp" in alone.batch() and "ref_token_logp" not in job.batch()
+
+
+@pytest.mark.slow
+def test_the_compiled_step_of_a_small_model_has_the_counts_made_by_hand(small):
+    mesh = target.cpu_mesh({"data": 1, "fsdp": 8, "tensor": 1})
+    request = _request(small, mesh="fsdp=8")
+    plan = planning.make_plan(request, mesh)
+    job = program.read_request(request, on_tpu=False)
+    assert plan.params == SMALL_PARAMETERS
+    passes, tokens, head = 5, 8 * 2 * 128, 1024 * 256  # reference, policy, policy again, backwards twice a pass
+    down = 4 * 768 * 256  # which is not made again: nothing backwards reads its result
+    layers = SMALL_PARAMETERS - 2 * head
+    attention = 4 * 4 * 256 * 128  # 4 T d a layer and token: plain attention does what causality hides
+    wanted = tokens * (2 * (passes * layers - down) + 5 * 2 * head + passes * attention) / 8
+    _close(plan.per_chip.flops, wanted, 0.02)
+    gathered = 3 * (SMALL_PARAMETERS - head) * 4 * 7 / 8  # twice for the policy, once for the reference
+    _close(plan.details["collectives"]["all-gather fsdp"], gathered)
+    assert work.gathered_bytes(job, 8, 4) == gathered
+    _close(plan.per_chip.argument_bytes, 4 * 4 * SMALL_PARAMETERS / 8)
+    assert plan.per_chip.model_flops == int(work.model_flops(job) / 8)
+    assert plan.fits and plan.chips == 8 and plan.per_chip.peak_hbm_bytes > plan.per_chip.argument_bytes
+    assert 0 < plan.mfu < plan.details["mfu_overlapped"] <= 1
+    assert set(plan.plain()) == {
+        "params", "chips", "per_chip", "fits", "step_seconds", "mfu", "compile_seconds", "assumptions"
+    }  # fmt: skip
+    cached = cache.Plan(**json.loads(json.dumps(plan.plain(details=True))) | {"per_chip": plan.per_chip})
+    assert cached == plan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_log_probs_on_a_mesh_are_those_of_one_device(sizes):
+    config = lm.DecoderConfig(vocab_size=512, tied=False)
+    params = lm.init(config, jax.random.key(0))
+    tokens = jax.random.randint(jax.random.key(1), (16, 24), 0, 512)
+    mask = jax.random.bernoulli(jax.random.key(2), 0.6, (16, 24))
+
+    def loss(params):
+        return (lm.token_logps(config, params, tokens, mask, chunk=8) * jnp.arange(24)).mean()
+
+    mesh = make_mesh(sizes)
+    where = shardings(lm.logical_axes(config), params, mesh)
+
+    def sharded(params):
+        with laid_out(mesh):
+            return jax.value_and_grad(loss)(params)
+
+    one, many = jax.value_and_grad(loss)(params), jax.jit(sharded, in_shardings=(where,))(params)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+        assert jnp.abs(a - b).max() <= 1e-5 * jnp.abs(a).max()
+
+
+# --- slices and layouts -----------------------------------------------------------------------------------------------
+
+
+def test_slices():
+    slice_ = parse_topology("v5p:4x4x8")
+    assert slice_.size == 128 and str(slice_) == "v5p:4x4x8"
+    assert slice_.axis_bandwidth((2,)) == 2 * CHIPS["v5p"].link  # a ring: both ways
+    assert parse_topology("v5p:4x4x2").axis_bandwidth((0, 1)) == 2 * CHIPS["v5p"].link  # two lines
+    assert parse_topology("v5e:16x16").axis_bandwidth((0,)) == 2 * parse_topology("v5e:8x8").axis_bandwidth((0,))
+    assert CHIPS["v5e"].usable == int(15.75 * GIB)
+    for bad, said in (("v5e", "v5e:4x4"), ("v5e:4x4x4", "2 sizes"), ("v5p:4x4", "3 sizes"), ("v5f:4x4", "v5e")):
+        with pytest.raises(ValueError, match=said):
+            parse_topology(bad)
+
+
+def test_layouts_that_do_not_fit_are_refused_with_the_nearest_that_does():
+    job = program.read_request(_request("llama3-8b", topology="v5e:4x4", batch=16, mesh="fsdp=4,tensor=4"))
+    assert layouts.chosen(job, 16) == {"data": 1, "fsdp": 4, "tensor": 4}
+
+    def asks(**changes):
+        return dataclasses.replace(job, request=dataclasses.replace(job.request, **changes))
+
+    assert layouts.chosen(asks(mesh=None), 16) == {"data": 1, "fsdp": 16, "tensor": 1}
+    assert layouts.chosen(asks(mesh=None, batch=8), 16) == {"data": 1, "fsdp": 8, "tensor": 2}
+    with pytest.raises(ValueError, match=r"'kv_heads' of size 8 .*tensor=16.*nearest that fits is fsdp=2,tensor=8"):
+        layouts.chosen(asks(mesh="tensor=16"), 16)
+    with pytest.raises(
+        ValueError, match=r"tokens: axis 'prompt' of size 8 .*fsdp=16.*nearest that fits is fsdp=8,tens"
+    ):
+        layouts.chosen(asks(batch=8, mesh="fsdp=16"), 16)
+    with pytest.raises(ValueError, match=r"has 8 devices, the slice 16; the nearest that fits is fsdp=16"):
+        layouts.chosen(asks(mesh="fsdp=8"), 16)
+    with pytest.raises(ValueError, match=r"no mesh of 16 chips fits"):
+        layouts.chosen(asks(mesh=None, batch=1), 16)
+
+
+# --- the command and the kept plans -----------------------------------------------------------------------------------
+
+
+def _plan(**changes) -> planning.Plan:
+    chip = planning.PerChip(
+        argument_bytes=1, temp_bytes=2, peak_hbm_bytes=3, hbm_capacity_bytes=4, flops=5, model_flops=6,
+        collective_bytes={"fsdp": 7},
+    )  # fmt: skip
+    given = {"params": 1, "chips": 2, "per_chip": chip, "fits": True, "step_seconds": 1.0, "mfu": 0.5,
+             "compile_seconds": 2.0, "assumptions": ["a"], "details": {}}  # fmt: skip
+    return planning.Plan(**given | changes)
+
+
+def test_plans_are_kept_by_request_and_a_broken_file_is_none(tmp_path):
+    request = _request("llama3-8b")
+    assert cache.read(request, tmp_path) is None
+    cache.write(request, _plan(), tmp_path)
+    assert cache.read(request, tmp_path) == _plan()
+    assert cache.read(dataclasses.replace(request, batch=16), tmp_path) is None
+    (file,) = tmp_path.iterdir()
+    file.write_text(file.read_text()[:20])
+    assert cache.read(request, tmp_path) is None
+
+
+ASKED = ["plan", "--model", "llama3-8b", "--topology", "v5e:4x4", "--batch", "16", "--json", "--fresh"]
+
+
+def test_the_command_prints_one_object_and_its_status_says_whether_it_fits(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cache, "write", lambda *_: None)
+    for fits, status in ((True, 0), (False, 1)):
+        monkeypatch.setattr(planning, "make_plan", lambda request, fits=fits: _plan(fits=fits))
+        assert cli.main(ASKED) == status
+        found = json.loads(capsys.readouterr().out)
+        assert found["fits"] is fits and found["per_chip"]["collective_bytes"] == {"fsdp": 7}
+
+
+def test_without_libtpu_the_command_names_what_installs_it(monkeypatch, capsys):
+    monkeypatch.setattr(target, "has_libtpu", lambda: False)
+    assert cli.main(ASKED) == 1
+    assert "make setup-pods" in capsys.readouterr().err
+    for wrong, said in (("--mesh=tensor=16", "kv_heads"), ("--method=dop", "dpo"), ("--seq=9000", "8192")):
+        assert cli.main([*ASKED, wrong]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_slice_that_is_not_here(small):
+    pytest.importorskip("libtpu")
+    request = _request(small, dtype="bfloat16", reference_dtype="bfloat16", mesh="fsdp=8")
+    plan = planning.make_plan(request)
+    job = program.read_request(request)
+    assert job.config.attention == "flash"
+    _close(plan.per_chip.flops, work.executed_flops(job) / 8)
+    rings = collections.Counter()
+    for name, size in plan.details["collectives"].items():
+        rings[name.split()[1]] += size
+    assert rings["fsdp"] == pytest.approx(plan.per_chip.collective_bytes["fsdp"], rel=1e-6)
+    _close(plan.per_chip.argument_bytes, SMALL_PARAMETERS * (3 * 4 + 2) / 8)

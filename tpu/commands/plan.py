@@ -1,0 +1,90 @@
+"""`python -m tpu plan`."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from tpu.arguments import FAILED, OK, Failed, UsageError, whole
+
+SAYS = "what a training step would need on a TPU slice: compiled for it, on a machine that has none"
+EPILOG = """Exit status: 0 it fits, 1 it does not fit (the plan is printed) or failed, 2 it cannot be planned. Plans
+are kept in .cache/plans. See docs/pods.md."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `plan`."""
+    parser.add_argument("--model", required=True, metavar="NAME", help="a preset, a config.json, or its folder")
+    parser.add_argument("--topology", required=True, metavar="SLICE", help="v5e:4x4, v5p:4x4x8, v4:..., v6e:...")
+    parser.add_argument("--method", default="dpo", metavar="NAME", help="(default: dpo)")
+    parser.add_argument("--batch", type=whole(1), required=True, metavar="B", help="prompts of the global batch")
+    parser.add_argument("--seq", type=whole(2), default=2048, metavar="T", help="tokens of a sequence (default: 2048)")
+    parser.add_argument("--mesh", metavar="AXES", help="e.g. fsdp=8,tensor=2 (default: the widest fsdp that fits)")
+    parser.add_argument("--precomputed", action="store_true", help="reference log-probs come with the data")
+    parser.add_argument("--remat", default="full", metavar="NAME", help="none, dots or full (default: full)")
+    parser.add_argument("--accumulate", type=whole(1), default=1, metavar="N", help="micro-batches (default: 1)")
+    parser.add_argument("--optimizer", default="adamw", metavar="NAME", help="as in training (default: adamw)")
+    parser.add_argument("--history", type=whole(1), default=2, metavar="J", help="opponents (default: 2)")
+    parser.add_argument("--fresh", action="store_true", help="compile even if the plan was made before")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--details", action="store_true", help="with --json: the roofline and every collective as well")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compiles the real training step ahead of time for a TPU slice, and says what it needs of each chip."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # nothing runs; a chip that is here stays free
+    from tpu.plan import cache
+    from tpu.plan.planning import make_plan
+    from tpu.plan.program import Request
+
+    request = Request(
+        model=options.model, topology=options.topology, method=options.method, batch=options.batch, seq=options.seq,
+        mesh=options.mesh, precomputed=options.precomputed, remat=options.remat, accumulate=options.accumulate,
+        optimizer=options.optimizer, history=options.history,
+    )  # fmt: skip
+    plan = None if options.fresh else cache.read(request)
+    if plan is None:
+        if not options.json:
+            print("compiling; 1B takes a minute or two, 8B some minutes", file=sys.stderr)
+        try:
+            plan = make_plan(request)
+        except LookupError as error:
+            if isinstance(error, KeyError):
+                raise
+            raise Failed(str(error)) from None
+        except OSError as error:
+            raise UsageError(f"--model {error.filename}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        cache.write(request, plan)
+    if options.json:
+        print(json.dumps(plan.plain(details=options.details)))
+    else:
+        _print(plan)
+    return OK if plan.fits else FAILED
+
+
+def _print(plan: Any) -> None:
+    from tpu.plan.chips import GIB
+
+    chip, roof = plan.per_chip, plan.details["roofline_seconds"]
+    gib = lambda size: f"{size / GIB:8.2f} GiB"
+    print(f"{plan.params / 1e9:.3f}B parameters on {plan.chips} chips, {plan.details['tokens']:,} tokens a step\n")
+    for name, size in plan.details["argument_bytes"].items():
+        print(f"  {name:22}{gib(size)}")
+    print(f"  {'arguments':22}{gib(chip.argument_bytes)}\n  {'temporaries':22}{gib(chip.temp_bytes)}")
+    fits = "fits" if plan.fits else "DOES NOT FIT"
+    print(f"  {'peak':22}{gib(chip.peak_hbm_bytes)} of {gib(chip.hbm_capacity_bytes).strip()}: {fits}\n")
+    print(f"  {'flops':22}{chip.flops / 1e12:8.2f} T, of which the model needs {chip.model_flops / 1e12:.2f} T")
+    for name, size in plan.details["collectives"].items():
+        if size >= 1e6:
+            print(f"  {name:22}{size / 1e9:8.3f} GB")
+    print()
+    for name, seconds in roof.items():
+        print(f"  {name:22}{1e3 * seconds:8.1f} ms")
+    print(f"  {'MFU':22}{plan.mfu:8.1%} serial, {plan.details['mfu_overlapped']:.1%} with full overlap")
+    print(f"  {'compiled in':22}{plan.compile_seconds:8.1f} s\n")
+    for line in plan.assumptions:
+        print(f"* {line}")

@@ -1,0 +1,13 @@
+"""What a step would need on a slice: compiled for it ahead of time, on a machine without a TPU.
+
+chips        published figures of the chips, and how a slice is wired
+target       the devices that are compiled for; where libtpu is
+program      the real step of a method, lowered from shapes alone
+layouts      which meshes fit, and the nearest to one that does not
+hlo          a compiled program as a graph of computations
+counts       its operations and bytes, loops as often as they run
+collectives  what its chips say to each other, by mesh axis
+work         the same by hand, from the sizes of the model
+planning     all of that, as a plan
+cache        plans that were made are kept
+"""

@@ -1,0 +1,112 @@
+"""What the chips say to each other: every collective of a compiled program, its mesh axes and its bytes.
+
+Bytes are those that arrive at one chip of a ring of n: of an all-gather (n - 1) / n of its result, of a reduce-scatter
+(n - 1) / n of what it is given, of an all-reduce both, of an all-to-all (n - 1) / n, of a permutation all. A compiler
+may turn one of them into a loop of permutations around a matrix product (a windowed einsum), or carry it along in other
+fusions: a collective is counted where it starts, and a loop as often as it runs.
+"""
+
+import collections
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from tpu.plan.hlo import Op, Program, Totals
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+Sizes = Mapping[str, int]
+"""Mesh axis -> size, in order: device i of the program stands at `unravel_index(i, sizes)`."""
+
+
+def collectives(program: Program, mesh: Sizes) -> Totals:
+    """ "kind axis" -> bytes that arrive at a chip in one run; an axis may be several, "data+fsdp"."""
+    return program.totals(lambda op, _: of_op(program, op, mesh))
+
+
+def by_axis(found: Mapping[str, float], mesh: Sizes) -> dict[str, int]:
+    """Bytes of every axis that is split, and of the axes that are used together."""
+    total: dict[str, int] = {axis: 0 for axis, size in mesh.items() if size > 1}
+    for name, size in found.items():
+        axis = name.split()[1]
+        total[axis] = total.get(axis, 0) + int(size)
+    return total
+
+
+def of_op(program: Program, op: Op, mesh: Sizes) -> Totals:
+    """The collectives that this operation starts, itself or inside of a fusion."""
+    kind = op.kind.removesuffix("-start")
+    if kind in KINDS:
+        return _one(op, kind, mesh)
+    total: Totals = collections.Counter()
+    if op.kind == "fusion":
+        inside = program.called(op)
+        starts = any('custom_call_target="AsyncCollectiveStart"' in each.rest for each in inside.values())
+        for each in inside.values():
+            carried = "async_collective_fusion_config" in each.rest and not starts
+            kind = each.kind.removesuffix("-start")
+            if kind in KINDS and not carried:
+                scatters = kind == "all-reduce" and "all-reduce-scatter" in op.called[0]
+                total.update(_one(each, "reduce-scatter" if scatters else kind, mesh, fused=scatters))
+            elif each.kind == "fusion":
+                total.update(of_op(program, each, mesh))
+    return total
+
+
+def _one(op: Op, kind: str, mesh: Sizes, *, fused: bool = False) -> Totals:
+    groups = _groups(op, mesh)
+    n, axis = len(groups[0]), _axis(groups, mesh)
+    if n == 1 or axis is None:
+        return collections.Counter()
+    size = sum(shape.bytes for shape in _results(op, kind))
+    share = (n - 1) / n
+    if kind == "all-reduce":
+        size *= 2 * share
+    elif kind == "reduce-scatter":
+        size *= share if fused else n - 1  # inside of a fusion it is still an all-reduce: of the whole
+    elif kind != "collective-permute":
+        size *= share
+    return collections.Counter({f"{kind} {axis}": size})
+
+
+def _results(op: Op, kind: str) -> tuple:
+    """The shapes of what it gives; a start gives (given, result, flags...)."""
+    if not op.kind.endswith("-start") or kind == "all-reduce":
+        return op.shapes
+    if kind == "collective-permute":
+        return op.shapes[:1]
+    half = len(op.operands)
+    return op.shapes[half : 2 * half]
+
+
+def _axis(groups: np.ndarray, mesh: Sizes) -> str | None:
+    """The mesh axes along which the devices of a group differ."""
+    places = np.stack(np.unravel_index(groups, tuple(mesh.values())), -1)  # [groups, n, axes]
+    differs = (places != places[:, :1]).any((0, 1))
+    return "+".join(axis for axis, yes in zip(mesh, differs, strict=True) if yes) or None
+
+
+def _groups(op: Op, mesh: Sizes) -> np.ndarray:
+    """The devices that speak to each other: `[groups, n]`; for permutations the pairs `[pairs, 2]`."""
+    count = int(np.prod(list(mesh.values())))
+    pairs = op.attribute(r"source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}")
+    if pairs is not None:
+        return np.asarray([[int(a), int(b)] for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs)])
+    listed = op.attribute(r"replica_groups=\{((?:\{[\d,]+\},?)+)\}")
+    if listed is not None:
+        return np.asarray([[int(i) for i in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed)])
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", op.rest)
+    if named is not None and ":(" not in named[2] and "device_ids" not in named[1]:
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+        over = re.findall(r"'([^']+)'", named[2])
+        order = [i for i, name in enumerate(sizes) if name not in over] + [list(sizes).index(name) for name in over]
+        ids = np.arange(count).reshape(tuple(sizes.values())).transpose(order)
+        return ids.reshape(-1, int(np.prod([sizes[name] for name in over])))
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", op.rest)
+    if iota is not None:
+        numbers = [[int(i) for i in part.split(",")] if part else None for part in iota.groups()]
+        ids = np.arange(count).reshape(numbers[1])
+        return (ids if numbers[2] is None else ids.transpose(numbers[2])).reshape(numbers[0])
+    if "replica_groups={}" not in op.rest and "replica_groups" in op.rest:
+        raise ValueError(f"the groups of {op.name} are written in a way that is not known: {op.rest[:200]}")
+    return np.arange(count)[None]

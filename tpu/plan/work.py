@@ -1,0 +1,62 @@
+"""What a step needs, counted by hand from the sizes of the model: the other half of a plan, and its check.
+
+A token costs 2 operations for every parameter forwards and 4 backwards; attention 4 H for every head and pair of
+positions forwards, of which causality leaves half.
+"""
+
+from tpu.plan.program import Job, parameters
+
+FORWARD, BACKWARD = 1, 2
+
+
+def attention_flops(job: Job, passes: float) -> float:
+    """Of all layers and the global batch; `passes`: a forward pass is 1, a backward pass 2."""
+    c, r = job.config, job.request
+    return passes * 4 * c.num_heads * c.head_size * c.num_layers * job.tokens * r.seq / 2
+
+
+def model_flops(job: Job) -> float:
+    """What the mathematics of a step needs, globally: 6 N a token for the policy, 2 N for every other model, attention.
+
+    N are all parameters, as is the custom; a table that is only looked up is among them.
+    """
+    passes = FORWARD + BACKWARD + FORWARD * sum(job.models.values())
+    return 2 * passes * parameters(job.shapes()) * job.tokens + attention_flops(job, passes)
+
+
+def executed_flops(job: Job) -> float:
+    """What the program does, globally: without what is only looked up, and with what `remat` does again.
+
+    The unembedding is always made again, in chunks of positions; of a layer the last product is not, which nothing
+    backwards reads.
+    """
+    c, others = job.config, sum(job.models.values())
+    head = c.vocab_size * c.d_model
+    layers = parameters(job.shapes()) - head * (1 if c.tied else 2)
+    again = 1 if c.remat == "full" else 0
+    passes = FORWARD + BACKWARD + again + others
+    last = again * c.num_layers * c.d_mlp * c.d_model
+    return 2 * (passes * layers - last + (4 + others) * head) * job.tokens + attention_flops(job, passes)
+
+
+def gathered_bytes(job: Job, ways: int, width: int) -> float:
+    """FSDP: what arrives at a chip of `ways` when every parameter is gathered whole for every pass over it: forwards
+    and again backwards (with `remat` by one gather for both) of the policy, forwards of the others. The lookup of a
+    token takes rows of its table, and gathers nothing.
+
+    `width`: bytes of a gathered entry.
+    """
+    c = job.config
+    head = c.vocab_size * c.d_model
+    moved = parameters(job.shapes()) - (0 if c.tied else head)
+    return (2 + sum(job.models.values())) * moved * width * (ways - 1) / ways
+
+
+def argument_bytes(job: Job, chips: int) -> float:
+    """Parameters, the two moments of Adam, and the other models, split over all chips."""
+    import jax.numpy as jnp
+
+    n = parameters(job.shapes())
+    own = jnp.dtype(job.request.param_dtype).itemsize
+    others = {"ref": jnp.dtype(job.request.reference_dtype).itemsize}
+    return n * (3 * own + sum(count * others.get(role, own) for role, count in job.models.items())) / chips
