@@ -278,6 +278,9 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
     """(where the state lies, where the reference lies, state, reference)."""
     settings, key, mesh = parts.settings, jax.random.key(parts.settings.seed), parts.mesh
     whole = NamedSharding(mesh, PartitionSpec())
+    # What was read from files lies on one device.
+    spread = lambda params: jax.device_put(params, shardings(lm.logical_axes(parts.decoder), params, mesh))
+    parts.params = spread(parts.params)
     if parts.config is not parts.decoder:
         model = parts.config
         axes = lm.logical_axes(model)
@@ -300,6 +303,7 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
         config, other, _ = load_model(settings.reference, seed=settings.seed, dtype=settings.param_dtype)
         if dataclasses.replace(config, dtype=parts.decoder.dtype, remat=parts.decoder.remat) != parts.decoder:
             raise UsageError(f"--reference {settings.reference} is a model of another shape than {settings.model}")
+        other = spread(other)
     state, reference = init_state(
         parts.config, parts.optimiser, key, mesh, carried=parts.carried, params=parts.params, reference=other
     )

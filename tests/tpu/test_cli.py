@@ -246,3 +246,19 @@ def test_stored_log_probs_take_the_place_of_the_reference(capsys: Any) -> None:
     assert "holds log-probs of another model" in capsys.readouterr().err
     # Of a model that is said to be another one there is nothing to agree with; what is stored is not resumed without.
     assert main([*train, "--out", "stored", "--resume", "--ref-logps", "other.safetensors"]) == 2
+
+
+@pytest.mark.long
+def test_a_folder_of_weights_trains_on_any_mesh_and_goes_on_on_another(capsys: Any) -> None:
+    config = lm.preset("tiny")
+    lm.save("model", config, lm.init(config, jax.random.key(3)), lm.ByteTokenizer())
+    base = ["train", "--method", "dpo", "--data", PAIRS, "--model", "model", "--lr", "0.001", "--buckets", "1"]
+    base += ["--optimizer", "adafactor", "--json"]
+    assert main([*base, "--mesh", "data=1", "--steps", "3", "--out", "one"]) == 0
+    assert main([*base, "--mesh", "data=2,fsdp=2", "--steps", "2", "--out", "other"]) == 0
+    capsys.readouterr()
+    assert main([*base, "--mesh", "fsdp=2", "--steps", "3", "--out", "other", "--resume"]) == 0
+    assert "warning: mesh.data was 2 and is now 1; the last bits may differ" in capsys.readouterr().err
+    read = lambda out: [json.loads(line)["loss"] for line in Path(out, "metrics.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose(read("other"), read("one"), rtol=1e-4)
+    assert len(read("one")) == 3
