@@ -71,11 +71,11 @@ class Topology:
     def __str__(self) -> str:
         return f"{self.kind}:{'x'.join(map(str, self.shape))}"
 
-    def axis_bandwidth(self, spans: tuple[int, ...]) -> float:
-        """Bytes a second into a chip along a mesh axis that spans these dimensions of the slice: both directions of a
-        ring, one of a line. A smaller slice than a cube of v4 or v5p has no rings.
+    def axis_bandwidth(self, spans: tuple[int, ...], whole: bool = True) -> float:
+        """Bytes a second into a chip along a mesh axis that spans these dimensions of the slice, or a part of them:
+        both directions of a ring, one of a line. A smaller slice than a cube of v4 or v5p has no rings.
         """
-        rings = all(n % self.chip.wraps == 0 for n in self.shape) if self.chip.dims == 3 else True
+        rings = whole and all(n % self.chip.wraps == 0 for n in self.shape if self.chip.dims == 3)
         ways = [2 if rings and self.shape[d] % self.chip.wraps == 0 else 1 for d in spans]
         return self.chip.link * max(sum(ways), 1)
 

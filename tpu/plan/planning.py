@@ -1,8 +1,10 @@
 """A plan: the real step, compiled for a slice that need not be here, and what follows for memory and time."""
 
 import dataclasses
+import math
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -73,7 +75,7 @@ def make_plan(request: Request, mesh: Mesh | None = None) -> Plan:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _too_large(job, topology, sizes, time.perf_counter() - started, str(error))
+        return _too_large(job, topology, mesh, sizes, time.perf_counter() - started, str(error))
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     program = hlo.parse(compiled.as_text())
@@ -82,12 +84,24 @@ def make_plan(request: Request, mesh: Mesh | None = None) -> Plan:
     said = collectives.collectives(program, sizes)
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     peak += max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
-    wires = sum(moved / topology.axis_bandwidth(spans(mesh, name.split()[1])) for name, moved in said.items())
+    wires = _wires(topology, mesh, said)
     return _plan(
         job, topology, sizes, seconds,
         argument=memory.argument_size_in_bytes, temp=memory.temp_size_in_bytes, peak=peak, said=dict(said),
         flops=done["flops"], moved=done["bytes"], serial=done["seconds"], wires=wires, notes=[],
     )  # fmt: skip
+
+
+def _wires(topology: Topology, mesh: Mesh, said: Mapping[str, float]) -> float:
+    """Seconds that all collectives take, one after the other."""
+    seconds = 0.0
+    for name, moved in said.items():
+        axis = name.split()[1]
+        over = spans(mesh, axis)
+        size = math.prod(mesh.shape[each] for each in axis.split("+"))
+        whole = size == math.prod(topology.shape[d] for d in over)
+        seconds += moved / topology.axis_bandwidth(over, whole)
+    return seconds
 
 
 def _plan(
@@ -105,7 +119,7 @@ def _plan(
         argument_bytes=int(argument), temp_bytes=int(temp), peak_hbm_bytes=int(peak), hbm_capacity_bytes=chip.usable,
         flops=int(flops), model_flops=int(needed), collective_bytes=collectives.by_axis(said, sizes),
     )  # fmt: skip
-    share = lambda width, count=1: int(count * n * width / topology.size)
+    share = lambda width, count=1: int(count * n * width / (sizes["fsdp"] * sizes["tensor"]))
     own = jax.numpy.dtype(r.param_dtype).itemsize
     narrow = jax.numpy.dtype(r.reference_dtype).itemsize
     return Plan(
@@ -152,16 +166,16 @@ def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> 
     ]
 
 
-def _too_large(job: Job, topology: Topology, sizes: Any, seconds: float, error: str) -> Plan:
+def _too_large(job: Job, topology: Topology, mesh: Mesh, sizes: Any, seconds: float, error: str) -> Plan:
     """What is known of a program that the compiler refuses because it does not fit."""
     used = re.search(r"Used ([\d.]+)([KMGT]?) of", error)
-    argument = work.argument_bytes(job, topology.size)
+    argument = work.argument_bytes(job, sizes["fsdp"] * sizes["tensor"])
     peak = float(used[1]) * 1024 ** " KMGT".index(used[2] or " ") if used else argument
     flops = work.executed_flops(job) / topology.size
     width = jax.numpy.dtype(job.request.dtype).itemsize
     gathered = work.gathered_bytes(job, sizes["fsdp"], width)
     said = {"all-gather fsdp": gathered, "reduce-scatter fsdp": gathered / (2 + sum(job.models.values()))}
-    wires = sum(said.values()) / topology.axis_bandwidth(())
+    wires = _wires(topology, mesh, said)
     return _plan(
         job, topology, sizes, seconds, argument=int(argument), temp=int(max(peak - argument, 0)), peak=int(peak),
         said=said if sizes["fsdp"] > 1 else {}, flops=flops, moved=0.0, serial=flops / topology.chip.peak, wires=wires,

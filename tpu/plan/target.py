@@ -26,15 +26,23 @@ def has_libtpu() -> bool:
 
 
 def slice_mesh(topology: Topology, sizes: Mapping[str, int]) -> Mesh:
-    """A mesh over a TPU slice that need not exist. Raises: LookupError, naming the command, without libtpu."""
+    """A mesh over a TPU slice that need not exist.
+
+    Raises: LookupError, naming the command, without libtpu; ValueError if no such slice is made.
+    """
     if not has_libtpu():
         raise LookupError(MISSING)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    from jax.experimental import topologies
+    from jax.experimental import mesh_utils, topologies
 
-    there = topologies.get_topology_desc(platform="tpu", topology_name=str(topology))
-    return topologies.make_mesh(there, tuple(sizes.values()), tuple(sizes))
+    options = {"chip_config_name": "megacore"} if topology.kind == "v4" else {}  # one device a chip, as elsewhere
+    try:
+        there = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"topology {topology} is not made: {str(error).splitlines()[0]}") from None
+    shape = tuple(sizes.values())
+    return Mesh(mesh_utils.create_device_mesh(shape, there.devices, allow_split_physical_axes=True), tuple(sizes))
 
 
 def cpu_mesh(sizes: Mapping[str, int]) -> Mesh:

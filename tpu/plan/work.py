@@ -4,6 +4,8 @@ A token costs 2 operations for every parameter forwards and 4 backwards; attenti
 positions forwards, of which causality leaves half.
 """
 
+import jax.numpy as jnp
+
 from tpu.plan.program import Job, parameters
 
 FORWARD, BACKWARD = 1, 2
@@ -52,11 +54,9 @@ def gathered_bytes(job: Job, ways: int, width: int) -> float:
     return (2 + sum(job.models.values())) * moved * width * (ways - 1) / ways
 
 
-def argument_bytes(job: Job, chips: int) -> float:
-    """Parameters, the two moments of Adam, and the other models, split over all chips."""
-    import jax.numpy as jnp
-
+def argument_bytes(job: Job, ways: int) -> float:
+    """Parameters, the two moments of Adam, and the other models, split so many ways."""
     n = parameters(job.shapes())
     own = jnp.dtype(job.request.param_dtype).itemsize
     others = {"ref": jnp.dtype(job.request.reference_dtype).itemsize}
-    return n * (3 * own + sum(count * others.get(role, own) for role, count in job.models.items())) / chips
+    return n * (3 * own + sum(count * others.get(role, own) for role, count in job.models.items())) / ways
