@@ -293,8 +293,11 @@ def test_mgda_of_one_objective_twice_is_rloo(tiny: Any) -> None:
     "spec",
     [
         Spec(method="jbond", hyper={"weight": 0.5, "ema": 0.9}, baseline="batch", steps=2, batch=8, every=1),
-        Spec(method="td_mnpo", hyper={"step_size": 2.0}, history=2, sampler="previous", score="cyclic", steps=2,
-             batch=8, every=1, iteration=1),
+        pytest.param(
+            Spec(method="td_mnpo", hyper={"step_size": 2.0}, history=2, sampler="previous", score="cyclic", steps=2,
+                 batch=8, every=1, iteration=1),
+            marks=pytest.mark.long,
+        ),
     ],
     ids=lambda spec: spec.method,
 )  # fmt: skip
