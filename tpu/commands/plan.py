@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remat", default="full", metavar="NAME", help="none, dots or full (default: full)")
     parser.add_argument("--accumulate", type=whole(1), default=1, metavar="N", help="micro-batches (default: 1)")
     parser.add_argument("--optimizer", default="adamw", metavar="NAME", help="as in training (default: adamw)")
+    parser.add_argument(
+        "--reference-dtype", default="bfloat16", metavar="NAME", help="of a frozen reference (default: bfloat16)"
+    )
     parser.add_argument("--history", type=whole(1), default=2, metavar="J", help="opponents (default: 2)")
     parser.add_argument("--fresh", action="store_true", help="compile even if the plan was made before")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -42,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     request = Request(
         model=options.model, topology=options.topology, method=options.method, batch=options.batch, seq=options.seq,
         mesh=options.mesh, precomputed=options.precomputed, remat=options.remat, accumulate=options.accumulate,
-        optimizer=options.optimizer, history=options.history,
+        optimizer=options.optimizer, history=options.history, reference_dtype=options.reference_dtype,
     )  # fmt: skip
     plan = None if options.fresh else cache.read(request)
     if plan is None:

@@ -15,11 +15,12 @@ from jax.sharding import Mesh
 import alignjax
 from alignjax import checks, lm
 from alignjax.lm import attention
+from alignjax.lm.config import DTYPES
 from alignjax.record import Method
 from tpu import train_step
 from tpu.bridge import SCORED, TOKENS, reads
 from tpu.partition import BATCH_AXES
-from tpu.schedules import make_optimiser, make_schedule
+from tpu.schedules import OPTIMISERS, make_optimiser, make_schedule
 
 Struct = jax.ShapeDtypeStruct
 _INTEGERS, _FLAGS = ("tokens", "label"), ("loss_mask", "attention_mask", "response_mask")
@@ -141,6 +142,8 @@ def read_request(request: Request, *, on_tpu: bool = True) -> Job:
         raise ValueError(f"seq = {request.seq} is more than the {config.max_length} that {request.model} takes")
     if request.precomputed and not reads(method, "ref"):
         raise ValueError(f"{method.name} reads no reference: there are no log-probs of it to compute beforehand")
+    for name, options in (("dtype", DTYPES), ("reference_dtype", DTYPES), ("optimizer", OPTIMISERS)):
+        checks.member(name, getattr(request, name), options)
     changes: dict[str, Any] = {"dtype": request.dtype, "param_dtype": request.param_dtype, "remat": request.remat}
     config = dataclasses.replace(config, **changes, attention=request.attention or "xla")
     if request.attention is None and on_tpu:
