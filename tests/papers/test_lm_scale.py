@@ -241,6 +241,34 @@ def _makes_runs(function: Any) -> bool:
     ) == ["settings", "return"]
 
 
+@pytest.mark.slow
+def test_every_claim_and_figure_reads_what_runs_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full set, with runs that are made up: nothing raises, and quick sizes do what they say."""
+
+    def train(here: Any, spec: Spec, seed: int, measure: Any) -> dict[str, Any]:
+        count = spec.steps // spec.every + 1
+        rng = np.random.default_rng([seed, spec.steps])
+        names = ("sentiment", "length", "learned", "kl", "win_rate", "exploited", "backward", "forward", "log_quantile")
+        found: dict[str, Any] = {name: rng.uniform(size=count).cumsum().tolist() for name in names}
+        found["step"] = [spec.every * i for i in range(count)]
+        found["topics"] = rng.dirichlet(np.ones(3), count).tolist()
+        found["responses"] = rng.dirichlet(np.ones(3), (count, 48 * 8)).reshape(count, -1).round(2).tolist()
+        return found
+
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(runs, "world", lambda store: type("Here", (), {"name": "w"}))
+    for paper in collect.scan("lm").values():
+        for quick in (True, False):
+            settings = Settings(quick=quick, out=str(tmp_path))
+            sized = paper.within(settings)
+            for claim in sized.claims:
+                outcome = claim.test(settings)
+                assert isinstance(outcome, Outcome) and np.isfinite(np.asarray(outcome.measured, float)).all(), claim.id
+                assert outcome.runs > 0
+            for figure in sized.figures:
+                assert figure.draw(settings).axes
+
+
 # --- small worlds -----------------------------------------------------------------------------------------------------
 
 
