@@ -199,12 +199,17 @@ def test_the_compiled_step_of_a_small_model_has_the_counts_made_by_hand(small):
     assert cached == plan
 
 
-def test_a_program_that_the_compiler_refuses_is_a_plan_that_does_not_fit(monkeypatch):
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.",
+        "Ran out of memory on HBM, the total memory required for HLO temporaries (20.50G) exceeds available HBM.",
+    ],
+)
+def test_a_program_that_the_compiler_refuses_is_a_plan_that_does_not_fit(monkeypatch, said):
     class Refused:
         def compile(self):
-            raise jax.errors.JaxRuntimeError(
-                "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm."
-            )
+            raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}")
 
     monkeypatch.setattr(planning, "lower", lambda *_: Refused())
     mesh = target.cpu_mesh({"data": 1, "fsdp": 8, "tensor": 1})

@@ -26,6 +26,7 @@ class PerChip:
     temp_bytes: int
     """Activations, gradients, gathered parameters: all that lives within a step."""
     peak_hbm_bytes: int
+    """At any one time; less than the sum of both where the memory of one is used again for the other."""
     hbm_capacity_bytes: int
     flops: int
     """As executed, recomputations counted."""
@@ -82,8 +83,8 @@ def make_plan(request: Request, mesh: Mesh | None = None) -> Plan:
     chip = topology.chip
     done = counts.counts(program, chip.peak, chip.bandwidth)
     said = collectives.collectives(program, sizes)
-    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-    peak += max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
+    # By this number libtpu refuses a program; the sum of arguments and temporaries counts reused memory twice.
+    peak = memory.peak_memory_in_bytes or memory.argument_size_in_bytes + memory.temp_size_in_bytes
     wires = _wires(topology, mesh, said)
     return _plan(
         job, topology, sizes, seconds,
@@ -168,7 +169,7 @@ def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> 
 
 def _too_large(job: Job, topology: Topology, mesh: Mesh, sizes: Any, seconds: float, error: str) -> Plan:
     """What is known of a program that the compiler refuses because it does not fit."""
-    used = re.search(r"Used ([\d.]+)([KMGT]?) of", error)
+    used = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)", error)
     argument = work.argument_bytes(job, sizes["fsdp"] * sizes["tensor"])
     peak = float(used[1]) * 1024 ** " KMGT".index(used[2] or " ") if used else argument
     flops = work.executed_flops(job) / topology.size
