@@ -9,10 +9,11 @@ fusions: a collective is counted where it starts, and a loop as often as it runs
 import collections
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from tpu.plan.hlo import Op, Program, Totals
+from tpu.plan.hlo import Op, Program, Shape, Totals
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 Sizes = Mapping[str, int]
@@ -41,9 +42,9 @@ def of_op(program: Program, op: Op, mesh: Sizes) -> Totals:
     total: Totals = collections.Counter()
     if op.kind == "fusion":
         inside = program.called(op)
-        starts = any('custom_call_target="AsyncCollectiveStart"' in each.rest for each in inside.values())
+        starts = {n for op in inside.values() if '"AsyncCollectiveStart"' in op.rest for n in op.operands}
         for each in inside.values():
-            carried = "async_collective_fusion_config" in each.rest and not starts
+            carried = "async_collective_fusion_config" in each.rest and each.name not in starts
             kind = each.kind.removesuffix("-start")
             if kind in KINDS and not carried:
                 scatters = kind == "all-reduce" and "all-reduce-scatter" in op.called[0]
@@ -58,7 +59,7 @@ def _one(op: Op, kind: str, mesh: Sizes, *, fused: bool = False) -> Totals:
     n, axis = len(groups[0]), _axis(groups, mesh)
     if n == 1 or axis is None:
         return collections.Counter()
-    size = sum(shape.bytes for shape in _results(op, kind))
+    size: Any = sum(shape.bytes for shape in _results(op, kind))
     share = (n - 1) / n
     if kind == "all-reduce":
         size *= 2 * share
@@ -69,7 +70,7 @@ def _one(op: Op, kind: str, mesh: Sizes, *, fused: bool = False) -> Totals:
     return collections.Counter({f"{kind} {axis}": size})
 
 
-def _results(op: Op, kind: str) -> tuple:
+def _results(op: Op, kind: str) -> tuple[Shape, ...]:
     """The shapes of what it gives; a start gives (given, result, flags...)."""
     if not op.kind.endswith("-start") or kind == "all-reduce":
         return op.shapes
