@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import alignjax
 from alignjax import lm
 from tpu import cli
 from tpu.mesh import make_mesh
@@ -322,6 +323,16 @@ def test_without_libtpu_the_command_names_what_installs_it(monkeypatch, capsys):
     for wrong, said in (("--mesh=tensor=16", "kv_heads"), ("--method=dop", "dpo"), ("--seq=9000", "8192")):
         assert cli.main([*ASKED, wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", list(alignjax.methods))
+def test_the_step_of_every_method_is_lowered_for_a_mesh(method):
+    request = _request("tiny", method=method, seq=16)
+    job = program.read_request(request, on_tpu=False)
+    assert "ref_token_logp" not in job.batch()
+    text = program.lower(job, target.cpu_mesh({"data": 1, "fsdp": 4, "tensor": 2})).as_text()
+    assert "num_partitions = 8" in text
 
 
 @pytest.mark.long

@@ -97,7 +97,8 @@ class Job:
         """What the step is given."""
         r = self.request
         sizes = {"prompt": r.batch, "response": self.responses, "time": r.seq, "opponent": r.history, "objective": 2}
-        wanted = {*TOKENS, *(name for name in self.method.reads if name != "response_mask")}
+        made = {*SCORED.values(), "value", "behaviour_logp", "response_mask"}  # by the step itself
+        wanted = {*TOKENS, *self.method.reads} - made
         if reads(self.method, "behaviour"):
             wanted.add("behaviour_token_logp")
         if r.precomputed and reads(self.method, "ref"):
@@ -106,7 +107,7 @@ class Job:
         return {
             name: Struct(tuple(sizes[axis] for axis in axes), dtype(name))
             for name, axes in BATCH_AXES.items()
-            if name in wanted and name not in ("value", "behaviour_logp", *(set(SCORED.values()) - {"ref_token_logp"}))
+            if name in wanted
         }
 
 
