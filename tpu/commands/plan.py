@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
         mesh=options.mesh, precomputed=options.precomputed, remat=options.remat, accumulate=options.accumulate,
         optimizer=options.optimizer, history=options.history, reference_dtype=options.reference_dtype,
     )  # fmt: skip
-    plan = None if options.fresh else cache.read(request)
+    name = cache.key(request)
+    plan = None if options.fresh else cache.read(name)
     if plan is None:
         if not options.json:
             print("compiling; 1B takes a minute or two, 8B some minutes", file=sys.stderr)
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(f"--model {error.filename}: {error.strerror or error}") from None
         except ValueError as error:
             raise UsageError(str(error)) from None
-        cache.write(request, plan)
+        cache.write(name, plan)
     if options.json:
         print(json.dumps(plan.plain(details=options.details)))
     else:

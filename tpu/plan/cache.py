@@ -35,21 +35,24 @@ def key(request: Request) -> str:
     return digest.hexdigest()[:32]
 
 
-def read(request: Request, folder: Path = FOLDER) -> Plan | None:
-    """The plan that was kept; None if there is none, or its file cannot be read."""
+def read(name: str, folder: Path = FOLDER) -> Plan | None:
+    """The plan that was kept under that `key`; None if there is none, or its file cannot be read."""
     try:
-        found = json.loads((folder / f"{key(request)}.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         return Plan(**found | {"per_chip": PerChip(**found["per_chip"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def write(request: Request, plan: Plan, folder: Path = FOLDER) -> None:
-    """Keeps a plan. A folder that cannot be written is no error: the plan is there all the same."""
+def write(name: str, plan: Plan, folder: Path = FOLDER) -> None:
+    """Keeps a plan under the `key` that its request had before it was made: the code may change meanwhile.
+
+    A folder that cannot be written is no error: the plan is there all the same.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
             json.dump(plan.plain(details=True), file)
-        os.replace(file.name, folder / f"{key(request)}.json")
+        os.replace(file.name, folder / f"{name}.json")
     except OSError:
         pass
