@@ -64,6 +64,32 @@ def history_helps(settings: Settings) -> Outcome:
     )  # fmt: skip
 
 
+def _late_exploited(settings: Settings) -> tuple[dict[str, float], int]:
+    """The highest win-rate against each method, over the later iterations; and how many runs there are."""
+    found = results(settings, iterations(settings))
+    ends = {name: float(late(one["exploited"]).mean()) for name, one in found.items()}
+    return ends, sum(len(one["kl"]) for one in found.values())
+
+
+def best(settings: Settings) -> Outcome:
+    """How much more each rival is exploited than TD-MNPO."""
+    ends, count = _late_exploited(settings)
+    gains = {name: x - ends["TD-MNPO"] for name, x in ends.items() if name != "TD-MNPO"}
+    return Outcome(
+        expected=0.0, measured=list(gains.values()), relation="greater than", runs=count,
+        spread="; ".join(f"{name}: {x:.3f}" for name, x in ends.items()), note=f"In this order: {', '.join(gains)}.",
+    )  # fmt: skip
+
+
+def without_reference(settings: Settings) -> Outcome:
+    """How much more SPPO and MNPO are exploited than INPO."""
+    ends, count = _late_exploited(settings)
+    return Outcome(
+        expected=0.0, measured=[ends[name] - ends["INPO"] for name in ("SPPO", "MNPO")], relation="greater than",
+        runs=count, note="SPPO less INPO, MNPO less INPO.",
+    )  # fmt: skip
+
+
 def draw(settings: Settings) -> Drawing:
     """Exploitation, win-rate against the base model and KL over iterations, and topics."""
     found = results(settings, iterations(settings))
@@ -98,6 +124,17 @@ CLAIMS = (
         "Two past policies among the opponents (TD-MNPO) are better than one (INPO).",
         "The same runs; exploitation of INPO less that of TD-MNPO.", history_helps, full_only=True,
     ),
+    _claim(
+        "best", "Table 2, read for intransitive preferences", "TD-MNPO ends the least exploited of all.",
+        "The same runs; each rival less TD-MNPO.", best, full_only=True,
+    ),
+    _claim(
+        "without-reference", "Eq. 10, derived here",
+        "Ours: without a reference among the bases (SPPO, MNPO as in Eq. 15) the iterates circle away from where they "
+        "cannot be exploited.",
+        "The same runs; SPPO and MNPO less INPO, which differs from SPPO by its pull to the reference.",
+        without_reference, full_only=True,
+    ),
 )  # fmt: skip
 
 FIGURES = (
@@ -116,7 +153,8 @@ PAPER = Paper(
     summary=(
         "A decoder of two layers, trained from scratch on templated reviews. In every iteration pairs of the previous "
         "iterate are labelled by a judge who prefers people to money, money to things and things to people: no policy "
-        "is best, and each is measured by the highest win-rate against it."
+        "is best, and each is measured by the highest win-rate against it. In the full runs SPPO and MNPO, without a "
+        "reference, spiral outwards; INPO and iterated DPO circle; TD-MNPO, with two past policies, spirals inwards."
     ),
     claims=CLAIMS,
     figures=FIGURES,
