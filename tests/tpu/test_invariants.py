@@ -72,12 +72,14 @@ def test_one_beginning_of_sequence() -> None:
     assert invariants.one_bos(batch(), BOS).holds
     assert invariants.one_bos(batch(), None).holds is None
     twice = invariants.one_bos(batch(tokens=edited(TOKENS, (0, 1, 1), BOS)), BOS)
-    assert twice.holds is False and "sequence 1" in twice.says and "has 2 of them" in twice.says
+    assert twice.holds is False and "sequence 1" in twice.says and "has two of them" in twice.says
     absent = invariants.one_bos(batch(tokens=edited(TOKENS, (1, 0, 0), 9)), BOS)
     assert absent.holds is False and "sequence 2" in absent.says and "none at its start" in absent.says
     moved = {name: np.roll(array, 1, -1) for name, array in batch().items()}  # padded on the left
     moved["attention_mask"] = np.roll(ATTENTION & (np.arange(LENGTH) < 5), 1, -1)
     assert invariants.one_bos(moved, BOS).holds
+    later = invariants.one_bos(batch(tokens=edited(TOKENS, (0, 1, 2), BOS)), BOS)  # a template that begins each turn so
+    assert later.holds
     both = np.where(TOKENS == EOS, BOS, TOKENS)  # one token for both ends, as in GPT-2
     assert invariants.one_bos(batch(tokens=both), BOS).holds
 
