@@ -186,8 +186,8 @@ def test_the_compiled_step_of_a_small_model_has_the_counts_made_by_hand(small):
     attention = 4 * 4 * 256 * 128  # 4 T d a layer and token: plain attention does what causality hides
     wanted = tokens * (2 * (passes * layers - down) + 5 * 2 * head + passes * attention) / 8
     _close(plan.per_chip.flops, wanted, 0.02)
-    gathered = 3 * (SMALL_PARAMETERS - head) * 4 * 7 / 8  # twice for the policy, once for the reference
-    _close(plan.details["collectives"]["all-gather fsdp"], gathered)
+    gathered = (3 * layers + 2 * head) * 4 * 7 / 8  # twice for the policy, once for the reference; the head once each
+    _close(plan.details["collectives"]["all-gather fsdp"], gathered, 0.01)
     assert work.gathered_bytes(job, 8, 4) == gathered
     _close(plan.per_chip.argument_bytes, 4 * 4 * SMALL_PARAMETERS / 8)
     assert plan.per_chip.model_flops == int(work.model_flops(job) / 8)
@@ -337,6 +337,20 @@ def test_the_step_of_every_method_is_lowered_for_a_mesh(method):
 
 
 @pytest.mark.long
+def test_llama3_8b_on_64_chips():
+    pytest.importorskip("libtpu")
+    request = Request(model="llama3-8b", topology="v5e:8x8", batch=64, seq=2048)
+    plan, n = planning.make_plan(request), 8_030_261_248
+    job = program.read_request(request)
+    _close(plan.per_chip.argument_bytes, n * (3 * 4 + 2) / 64, 0.001)
+    _close(plan.per_chip.flops, work.executed_flops(job) / 64)
+    _close(plan.per_chip.model_flops, (8 * n + 4 * 4 * 4096 * 32 * 2048 / 2) * 4096, 0.001)
+    keys_and_values = 3 * 32 * 2 * 4096 * 1024 * 2 * 63 / 64  # so small that libtpu gathers them by an all-reduce
+    _close(plan.details["collectives"]["all-gather fsdp"] + keys_and_values, work.gathered_bytes(job, 64, 2), 0.01)
+    assert plan.fits
+
+
+@pytest.mark.long
 def test_a_slice_that_is_not_here(small):
     pytest.importorskip("libtpu")
     request = _request(small, dtype="bfloat16", reference_dtype="bfloat16", mesh="fsdp=8")
@@ -344,5 +358,5 @@ def test_a_slice_that_is_not_here(small):
     job = program.read_request(request)
     assert job.config.attention == "flash"
     _close(plan.per_chip.flops, work.executed_flops(job) / 8)
-    _close(plan.details["collectives"]["all-gather fsdp"], work.gathered_bytes(job, 8, 2))
+    _close(plan.details["collectives"]["all-gather fsdp"], work.gathered_bytes(job, 8, 2), 0.01)
     assert plan.per_chip.argument_bytes >= SMALL_PARAMETERS * (3 * 4 + 2) / 8  # small arrays are padded to tiles

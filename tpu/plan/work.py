@@ -43,15 +43,16 @@ def executed_flops(job: Job) -> float:
 
 def gathered_bytes(job: Job, ways: int, width: int) -> float:
     """FSDP: what arrives at a chip of `ways` when every parameter is gathered whole for every pass over it: forwards
-    and again backwards (with `remat` by one gather for both) of the policy, forwards of the others. The lookup of a
-    token takes rows of its table, and gathers nothing.
+    and again backwards (with `remat` by one gather for both) of the policy, forwards of the others. The unembedding is
+    kept for the way back. The lookup of a token takes rows of its table, and gathers nothing.
 
     `width`: bytes of a gathered entry.
     """
     c = job.config
     head = c.vocab_size * c.d_model
-    moved = parameters(job.shapes()) - (0 if c.tied else head)
-    return (2 + sum(job.models.values())) * moved * width * (ways - 1) / ways
+    layers = parameters(job.shapes()) - head * (1 if c.tied else 2)
+    others = sum(job.models.values())
+    return ((2 + others) * layers + (1 + others) * head) * width * (ways - 1) / ways
 
 
 def argument_bytes(job: Job, ways: int) -> float:
