@@ -32,6 +32,9 @@ from alignjax.pytree import register
 BUCKET = 32
 """Prompts and new tokens are given room up to the next multiple: one compiled program for each pair of multiples."""
 
+BLOCK = 128
+"""Entries of the vocabulary that are added up together where a token is drawn."""
+
 Other = Params | tuple[LanguageModel, Params]
 """Parameters for the same config, or a model of its own over the same vocabulary."""
 
@@ -287,7 +290,7 @@ def _generate(
         laws, law = _law(kind, logps, settings, posterior)
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, t)
         is_point = settings["temperature"] is None and kind != "ensemble"  # then nothing is left to draw
-        token = jnp.argmax(law, -1) if is_point else jax.vmap(jax.random.categorical)(step_keys, law)
+        token = jnp.argmax(law, -1) if is_point else jax.vmap(_drawn)(step_keys, law)
         if kind == "ensemble":
             posterior = posterior + jax.vmap(_picked, (0, None))(laws, token)
         written = {
@@ -344,6 +347,21 @@ def _law(kind: str, logps: list[Array], settings: Mapping[str, Any], posterior: 
     if kind == "mixture":
         return None, one(geometric_mixture(logps[0], logps[1], settings["weights"]))
     return None, one(logps[0])
+
+
+def _drawn(key: Array, law: Float[Array, "V"]) -> Int[Array, ""]:
+    """A token of the law by its cumulative masses and ONE uniform number: one for every entry of the vocabulary, as
+    `jax.random.categorical` draws them, would cost as much as the unembedding. Tokens without mass are never drawn.
+    """
+    mass = jnp.exp(law)
+    blocks = jnp.pad(mass, (0, -len(mass) % BLOCK)).reshape(-1, BLOCK)
+    upto = jnp.cumsum(blocks.sum(-1))
+    target = jax.random.uniform(key, (), mass.dtype) * upto[-1]
+    block = jnp.minimum((upto <= target).sum(), len(blocks) - 1)
+    inside = blocks[block]
+    rest = target - jnp.where(block > 0, upto[block - 1], 0.0)
+    last = BLOCK - 1 - jnp.argmax(inside[::-1] > 0)  # rounding may leave a rest as large as the block
+    return block * BLOCK + jnp.minimum((jnp.cumsum(inside) <= rest).sum(), last)
 
 
 def _picked(logp: Float[Array, "R V"], token: Int[Array, "R"]) -> Float[Array, "R"]:
