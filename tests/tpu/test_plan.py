@@ -118,6 +118,25 @@ def test_groups_in_a_way_that_is_not_known_are_refused():
         collectives.collectives(hlo.parse(text), {"data": 4, "tensor": 2})
 
 
+@pytest.mark.parametrize(
+    ("groups", "axis", "share"),
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", "tensor", 3 / 4),
+        ("[2,4]<=[8]", "tensor", 3 / 4),
+        ("[4,2]<=[2,4]T(1,0)", "data", 1 / 2),
+        ("mesh['a'=2,'b'=4] {'b'}", "tensor", 3 / 4),
+        ("mesh['a'=2,'b'=4] {'a','b'}", "data+tensor", 7 / 8),
+        ("mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}", "tensor", 3 / 4),
+        ("mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'b','c'}", "data", 1 / 2),
+    ],
+)
+def test_groups_in_all_the_ways_they_are_written(groups, axis, share):
+    text = (
+        f"ENTRY %main () -> f32[8] {{\n  ROOT %g = f32[8]{{0}} all-gather(%x), replica_groups={groups}, dim={{0}}\n}}\n"
+    )
+    assert collectives.collectives(hlo.parse(text), {"data": 2, "tensor": 4}) == {f"all-gather {axis}": 32 * share}
+
+
 def test_a_loop_of_products_counts_as_often_as_it_runs_where_the_cost_analysis_counts_it_once():
     n, layers = 64, 7
 

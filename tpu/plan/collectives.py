@@ -96,18 +96,29 @@ def _groups(op: Op, mesh: Sizes) -> np.ndarray:
     listed = op.attribute(r"replica_groups=\{((?:\{[\d,]+\},?)+)\}")
     if listed is not None:
         return np.asarray([[int(i) for i in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed)])
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", op.rest)
-    if named is not None and ":(" not in named[2] and "device_ids" not in named[1]:
+    named = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}:]*)\}", op.rest
+    )
+    if named is not None:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
-        over = re.findall(r"'([^']+)'", named[2])
+        over = re.findall(r"'([^']+)'", named[4])
         order = [i for i, name in enumerate(sizes) if name not in over] + [list(sizes).index(name) for name in over]
-        ids = np.arange(count).reshape(tuple(sizes.values())).transpose(order)
+        ids = _iota(named[2] or str(count), named[3]).reshape(tuple(sizes.values())).transpose(order)
         return ids.reshape(-1, int(np.prod([sizes[name] for name in over])))
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", op.rest)
     if iota is not None:
-        numbers = [[int(i) for i in part.split(",")] if part else None for part in iota.groups()]
-        ids = np.arange(count).reshape(numbers[1])
-        return (ids if numbers[2] is None else ids.transpose(numbers[2])).reshape(numbers[0])
+        return _iota(iota[2], iota[3]).reshape(_numbers(iota[1]))
     if "replica_groups={}" not in op.rest and "replica_groups" in op.rest:
         raise ValueError(f"the groups of {op.name} are written in a way that is not known: {op.rest[:200]}")
     return np.arange(count)[None]
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    """0, 1, 2, ... in this shape, its axes in this order."""
+    sizes = _numbers(shape)
+    ids = np.arange(int(np.prod(sizes))).reshape(sizes)
+    return ids if order is None else ids.transpose(_numbers(order))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
