@@ -274,7 +274,7 @@ def test_some_statements_hold(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, ["check", "I1", "C2", "V1", "K12", "P7", "--instances", "200"])[0] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_statements_hold_and_all_mutants_die(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, ["check"])
     assert status == 0, out
