@@ -86,12 +86,13 @@ format: setup
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-# The built-in tiny model: trained with DPO, evaluated beside its reference, and asked.
+# The built-in tiny model: warmed up, trained with DPO, evaluated beside its reference, and asked.
 tiny: setup
-	$(PY) -m tpu train --method dpo --model tiny --data tpu/examples/pairs.jsonl --steps 100 --out out/tiny --overwrite
-	$(PY) -m tpu eval --model out/tiny tiny --reference tiny --data tpu/examples/pairs.jsonl --reward length \
-	  --num-prompts 8 --max-new-tokens 32
-	$(PY) -m tpu generate --model out/tiny --prompt "What is 2 plus 1?" --max-new-tokens 32
+	$(PY) -m tpu train --method sft --model tiny --data tpu/examples/unpaired.jsonl --steps 200 --lr 0.005 --out out/sft --overwrite
+	$(PY) -m tpu train --method dpo --model out/sft --data tpu/examples/pairs.jsonl --steps 50 --lr 0.0001 --out out/tiny --overwrite
+	$(PY) -m tpu eval --model out/tiny out/sft --reference out/sft --data tpu/examples/pairs.jsonl \
+	  --num-prompts 16 --max-new-tokens 32
+	$(PY) -m tpu generate --model out/tiny --prompt "Please add 5 and 10." --max-new-tokens 32
 
 docs: setup
 	$(PY) -m papers docs
