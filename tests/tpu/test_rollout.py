@@ -125,9 +125,10 @@ def test_win_rates_are_those_against_the_opponents_law(name: str) -> None:
 
 
 def test_what_a_batch_holds_and_the_same_key_the_same_batch() -> None:
+    flat = jax.tree.map(lambda x: x / 4, POLICY)  # a law that two keys hardly agree on
     roll = rollout("p3o_token", sampling=Sampling(max_new_tokens=N, temperature=0.7))
-    first, again = (roll(POLICY, OTHERS, prompts(8), step_key(0, 5)) for _ in range(2))
-    other = roll(POLICY, OTHERS, prompts(8), step_key(0, 6))
+    first, again = (roll(flat, OTHERS, prompts(8), step_key(0, 5)) for _ in range(2))
+    other = roll(flat, OTHERS, prompts(8), step_key(0, 6))
     assert first.batch.keys() == {
         "tokens", "loss_mask", "attention_mask", "reward", "behaviour_token_logp"
     }  # fmt: skip
@@ -141,7 +142,7 @@ def test_what_a_batch_holds_and_the_same_key_the_same_batch() -> None:
     for row, texts in zip(batch["reward"], first.completions, strict=True):
         np.testing.assert_array_equal(row, [WORTH[text] for text in texts])
     # The behaviour is the law with its temperature: the policy's at 0.7, renormalised.
-    logits = lm.logits(CONFIG, POLICY, batch["tokens"].reshape(-1, 5), batch["attention_mask"].reshape(-1, 5))
+    logits = lm.logits(CONFIG, flat, batch["tokens"].reshape(-1, 5), batch["attention_mask"].reshape(-1, 5))
     wanted = jax.nn.log_softmax(logits / 0.7)[:, 2]
     first_token = np.take_along_axis(np.asarray(wanted), batch["tokens"].reshape(-1, 5)[:, 3:4], -1)[:, 0]
     np.testing.assert_allclose(batch["behaviour_token_logp"].reshape(-1, 5)[:, 3], first_token, rtol=1e-4, atol=1e-5)
