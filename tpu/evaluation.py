@@ -22,7 +22,7 @@ from alignjax.lm.model import LanguageModel, Params
 from alignjax.samples import Samples
 from tpu.bridge import TOKENS, pair_metrics
 from tpu.rewards import Judge, Reward
-from tpu.rollout import Sampling, assembled
+from tpu.rollout import Sampling, assembled, stops_of
 
 Host = Mapping[str, np.ndarray]
 Model = tuple[LanguageModel, Params]
@@ -38,11 +38,6 @@ class Responses:
     """Without specials, `[N][K]`."""
     ended: np.ndarray
     """`[N, K]`: whether a stop token came before the limit."""
-
-
-def stops_of(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end a response."""
-    return tuple(getattr(tokenizer, "stops", (tokenizer.eos,)))
 
 
 def respond(

@@ -48,18 +48,16 @@ def generator(parts: Parts) -> Callable[[TrainState, Any, int], list[Mapping[str
     settings = parts.settings
     if settings.method == "reward_model" or not settings.eval_prompts:
         return None
-    from tpu.rollout import prompts_of
+    from tpu.rollout import prompts_of, step_key, stops_of
 
     rows = parts.data.rows(np.arange(min(settings.eval_prompts, len(parts.data))))
     found = prompts_of(rows, parts.tokenizer.pad)
     new = min(settings.max_new_tokens, parts.config.max_length - found["prompts"].shape[-1])
     if new < 1:
         return None
-    stops = tuple(getattr(parts.tokenizer, "stops", (parts.tokenizer.eos,)))
+    stops = stops_of(parts.tokenizer)
 
     def generate(state: TrainState, reference: Any, step: int) -> list[Mapping[str, Any]]:
-        from tpu.rollout import step_key
-
         key = jax.random.fold_in(step_key(settings.seed, step), EVAL_SEED)
         made = lm.generate(
             parts.config, parts.policy(state, reference), found["prompts"], key, max_new_tokens=new,
@@ -105,11 +103,12 @@ def check(parts: Parts, state: TrainState, reference: Any, done: int) -> list[st
 
     found.append(invariants.same_for_halves(functools.partial(sums, state, reference), batch, dtype=dtype))
     tokenizer = parts.tokenizer
-    stops = tuple(getattr(tokenizer, "stops", (tokenizer.eos,)))
     found.append(invariants.one_bos(batch, tokenizer.bos))
     longest = parts.settings.max_length or parts.config.max_length
     if parts.rollout is None:
-        found.append(invariants.eos_is_trained(batch, stops, tokenizer.pad, longest))
+        from tpu.rollout import stops_of
+
+        found.append(invariants.eos_is_trained(batch, stops_of(tokenizer), tokenizer.pad, longest))
     specials = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
     found.append(invariants.tokenizer_fits(batch, specials, tokenizer.vocab_size, parts.config.vocab_size))
     invariants.require(found)

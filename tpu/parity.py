@@ -165,8 +165,3 @@ def _ours(config: Any, policy: Any, reference: Any, batch: Mapping[str, Any], fo
     behind = jax.lax.stop_gradient(whole(reference))
     loss = lambda p: method(Samples(logp=whole(p) / counts, ref_logp=behind / counts), **formula.hyper).mean()
     return jax.jit(jax.value_and_grad(loss))(policy)
-
-
-def as_json(report: Mapping[str, Any]) -> str:
-    """The report as one line."""
-    return json.dumps(report)

@@ -39,7 +39,7 @@ def load_reward_model(folder: Path) -> Any:
         raise FeedbackError(f"reward {folder}: it holds no {HEAD}; train one with --method reward_model")
     config, decoder, tokenizer = load_model(str(where))
     params = {"decoder": decoder, "head": jnp.asarray(load_file(str(where / HEAD))["head"])}
-    score = jax.jit(lambda batch: scores(config, params, batch)[:, 0])
+    score = jax.jit(lambda params, batch: scores(config, params, batch)[:, 0])
 
     def reward(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         found = []
@@ -58,7 +58,7 @@ def load_reward_model(folder: Path) -> Any:
             for n, row in enumerate(rows):
                 tokens[n, 0, : len(row)], keep[n, 0, : len(row)] = row, True
             keep[len(rows) :, 0, 0] = True
-            found.append(np.asarray(score({"tokens": tokens, "attention_mask": keep}))[: len(rows)])
+            found.append(np.asarray(score(params, {"tokens": tokens, "attention_mask": keep}))[: len(rows)])
         return np.concatenate(found)
 
     return reward

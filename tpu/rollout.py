@@ -66,7 +66,8 @@ def plan_of(method: Method, num_responses: int | None = None, sampler: str | Non
         own = (sampler,)
     slots = own * k if len(own) == 1 else own
     opponent = laws.sources_of(method.opponent)[0] if method.opponent and "win_rate" in method.reads else None
-    return Plan(slots, opponent, laws.sources_of(method.pool)[0] if method.pool else None)
+    pool = laws.sources_of(method.pool)[0] if method.pool else "previous" if "best_of_n" in slots else None
+    return Plan(slots, opponent, pool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +173,8 @@ class Rollout:
         }
         pool, pool_reward = None, None
         n = int(np.ceil(float(self.hyper.get("n", 1))))
-        pool_source = self.plan.pool or ("previous" if "best_of_n" in self.plan.slots else None)
-        if pool_source is not None:
-            pool = self.write(pool_source, max(self.pool_size, n), policy, others, prompts, keys["pool"])
+        if self.plan.pool is not None:
+            pool = self.write(self.plan.pool, max(self.pool_size, n), policy, others, prompts, keys["pool"])
             pool_reward = self._scalar_reward(said, self.texts(pool))
         slots: list[Any] = [None] * len(self.plan.slots)
         for source in dict.fromkeys(self.plan.slots):

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alignjax.lm import fused
 from alignjax.lm.fused import target_logps
+from tests.lm.programs import arrays_of
 
 B, T, D, V = 2, 7, 5, 11
 
@@ -136,22 +137,6 @@ def test_gradients_of_16_bit_inputs_are_accumulated_in_32() -> None:
     np.testing.assert_allclose(logp, np.log(0.5), rtol=1e-6)
     assert gradient.dtype == jnp.bfloat16
     np.testing.assert_allclose(gradient.astype(float)[:, 0], [length / 2, -length / 2])  # 1 - p = 1/2 each
-
-
-def arrays_of(f: Any, *arguments: Any) -> set[tuple[int, ...]]:
-    """The shapes of everything that a program makes."""
-    found: set[tuple[int, ...]] = set()
-
-    def visit(jaxpr: Any) -> None:
-        for equation in jaxpr.eqns:
-            found.update(tuple(v.aval.shape) for v in equation.outvars)
-            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    visit(inner)
-
-    visit(jax.make_jaxpr(f)(*arguments).jaxpr)
-    return found
 
 
 @pytest.mark.parametrize("vocab", [64, 1_024, 4_096])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from alignjax import lm
+from tests.lm.programs import arrays_of
 
 CONFIG = lm.DecoderConfig(vocab_size=11, d_model=16, d_mlp=24, num_layers=1, num_heads=2, max_length=32, tied=False)
 B, T = 3, 14
@@ -73,17 +74,7 @@ def test_the_vocabulary_axis_is_never_whole() -> None:
 
     def sizes(chunk: int) -> set[tuple[int, ...]]:
         loss = lambda p: lm.token_logps(CONFIG, p, tokens, np.ones_like(tokens), chunk=chunk).sum()
-        found: set[tuple[int, ...]] = set()
-
-        def visit(jaxpr: Any) -> None:
-            for equation in jaxpr.eqns:
-                found.update(tuple(v.aval.shape) for v in equation.outvars)
-                for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-                    inner = getattr(value, "jaxpr", value)
-                    if hasattr(inner, "eqns"):
-                        visit(inner)
-
-        visit(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+        found = arrays_of(jax.grad(loss), params)
         return {s for s in found if s and s[-1] == CONFIG.vocab_size and np.prod(s) > 16 * CONFIG.vocab_size}
 
     assert sizes(chunk=128) == {(2, 31, 11)}  # the check sees it where it is

@@ -10,7 +10,7 @@ import optax
 import alignjax
 from alignjax import lm
 from tpu.benching import work
-from tpu.benching.race import Line, Machine, NotMeasured, Rival, Told, clocked, not_measured, rate_lines, take_turns
+from tpu.benching.race import Line, Machine, Rival, Told, beside_rival, clocked
 from tpu.mesh import make_mesh
 from tpu.train_step import init_state, make_train_step
 
@@ -42,20 +42,8 @@ def lines(quick: bool, repeats: int, python: str | None, machine: Machine) -> li
         batch, rows = work.batch(size, folder)
         params = lm.init(size.config, jax.random.key(0))
         lm.save(folder, size.config, params, lm.ByteTokenizer())
-        contenders: dict[str, Callable[[], Told]] = {"alignjax": step_of(size, "dpo", params, batch)}
         job = {"task": "dpo", "folder": name, "rows": rows, "length": size.length, "steps": repeats + 1}
-        missing, notes, rival = None, {}, None
-        try:
-            rival = Rival(python, job, ("torch", "transformers", "trl"))
-            contenders["TRL DPOTrainer"] = rival
-            notes["TRL DPOTrainer"] = ", ".join(f"{k} {v}" for k, v in rival.versions.items())
-        except NotMeasured as error:
-            missing = not_measured(what, "TRL DPOTrainer", "tokens/s", error, AIM)
-        try:
-            told = take_turns(contenders, repeats)
-        finally:
-            if rival is not None:
-                rival.close()
-    limit = size.tokens * machine.flops / work.flops(size, int(batch["loss_mask"].sum()), 4)
-    found = rate_lines(what, told, "alignjax", limit=limit, aim=AIM, notes=notes)
-    return found if missing is None else [*found, missing]
+        limit = size.tokens * machine.flops / work.flops(size, int(batch["loss_mask"].sum()), 4)
+        start = lambda: Rival(python, job, ("torch", "transformers", "trl"))
+        ours = step_of(size, "dpo", params, batch)
+        return beside_rival(what, ours, "TRL DPOTrainer", start, repeats, AIM, limit)

@@ -10,7 +10,7 @@ import numpy as np
 
 from alignjax import lm
 from tpu.benching import work
-from tpu.benching.race import Line, Machine, NotMeasured, Rival, Told, clocked, not_measured, rate_lines, take_turns
+from tpu.benching.race import Line, Machine, Rival, Told, beside_rival, clocked
 
 AIM = ">= 3"
 
@@ -47,22 +47,10 @@ def lines(quick: bool, repeats: int, python: str | None, machine: Machine) -> li
         f"{config.d_model}, vocabulary {config.vocab_size:,}"
     )
     params = lm.init(config, jax.random.key(0))
-    contenders = {"alignjax": contender(config, params, prompts, new, samples)}
-    rival, missing, notes = None, None, {}
+    ours = contender(config, params, prompts, new, samples)
+    most = limit(config, rows * samples, before + new // 2, machine)
     with tempfile.TemporaryDirectory() as folder:
         lm.save(Path(folder), config, params, lm.ByteTokenizer())
         job = {"task": "generate", "folder": folder, "prompts": prompts.tolist(), "new_tokens": new, "samples": samples}
-        try:
-            rival = Rival(python, job, ("torch", "transformers"))
-            contenders["transformers generate"] = rival
-            notes["transformers generate"] = ", ".join(f"{k} {v}" for k, v in rival.versions.items())
-        except NotMeasured as error:
-            missing = not_measured(what, "transformers generate", "tokens/s", error, AIM)
-        try:
-            told = take_turns(contenders, repeats)
-        finally:
-            if rival is not None:
-                rival.close()
-    most = limit(config, rows * samples, before + new // 2, machine)
-    found = rate_lines(what, told, "alignjax", limit=most, aim=AIM, notes=notes)
-    return found if missing is None else [*found, missing]
+        start = lambda: Rival(python, job, ("torch", "transformers"))
+        return beside_rival(what, ours, "transformers generate", start, repeats, AIM, most)

@@ -103,7 +103,7 @@ class Rival:
 
     def __init__(self, python: str | None, job: Mapping[str, Any], needs: Sequence[str]) -> None:
         if python is None and not all(find_spec(name) for name in needs):
-            raise NotMeasured(f"{' and '.join(needs)} are not installed here (see --torch-python)")
+            raise NotMeasured(f"{' and '.join(needs)} are not installed here (see --trl-python)")
         script = Path(__file__).with_name("in_torch.py")
         command = [python or sys.executable, str(script), json.dumps(job)]
         self._errors = tempfile.TemporaryFile("w+")
@@ -146,6 +146,24 @@ class Rival:
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             if pipe is not None:
                 pipe.close()
+
+
+def beside_rival(
+    what: str, ours: Callable[[], Told], rival: str, start: Callable[[], Rival], repeats: int, aim: str, limit: float
+) -> list[Line]:
+    """The lines of "alignjax" and of a rival taking turns; where the rival cannot start, the line that says why."""
+    contenders, missing, notes, other = {"alignjax": ours}, [], {}, None
+    try:
+        other = contenders[rival] = start()
+        notes[rival] = ", ".join(f"{name} {version}" for name, version in other.versions.items())
+    except NotMeasured as error:
+        missing = [not_measured(what, rival, "tokens/s", error, aim)]
+    try:
+        told = take_turns(contenders, repeats)
+    finally:
+        if other is not None:
+            other.close()
+    return [*rate_lines(what, told, "alignjax", limit=limit, aim=aim, notes=notes), *missing]
 
 
 # --- what the machine can do

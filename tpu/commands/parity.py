@@ -1,6 +1,7 @@
 """`python -m tpu parity`."""
 
 import argparse
+import json
 
 from tpu.arguments import FAILED, OK, UsageError
 
@@ -19,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
     the formulas TRL publishes. Needs the extra `parity`. Exit status 1 if anything is out of its bound.
     """
     try:
-        from tpu.parity import as_json, compare
+        from tpu.parity import compare
 
         report = compare(options.model, seed=options.seed)
     except ImportError as error:
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise UsageError(f"--model {options.model}: {error}") from None
     if options.json:
-        print(as_json(report))
+        print(json.dumps(report))
     else:
         for name, row in report["rows"].items():
             print(f"{'ok  ' if row['holds'] else 'FAIL'} {name:45} {row['error']:.1e} (at most {row['bound']:.0e})")
