@@ -14,7 +14,7 @@ from theory.mutation.operators import Mutant
 
 PASS = 0.95
 CHUNK = 8
-CHUNKS_OF_A_PROCESS = 20
+CHUNKS_OF_A_PROCESS = 40
 """A process makes room for a new one after so many: every world leaves compiled programs behind, about 10 MB."""
 
 
@@ -98,22 +98,24 @@ def run(
             yield judge(mutant)
             done += 1
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=context,
-        initializer=_prepare,
-        initargs=(settings or {},),
-        max_tasks_per_child=CHUNKS_OF_A_PROCESS,
-    ) as pool:
-        futures = [pool.submit(_judge_all, chunk) for chunk in chunks]
-        try:
-            for chunk, future in zip(chunks, futures, strict=True):
-                if progress is not None:
-                    progress(done, chunk[0].equation)
-                verdicts = future.result()
-                done += len(verdicts)
-                yield from verdicts
-        finally:
-            for future in futures:
-                future.cancel()
+    # New processes by the round: max_tasks_per_child would do it, but hangs once a process has left (CPython gh-115634).
+    share = workers * CHUNKS_OF_A_PROCESS
+    for start in range(0, len(chunks), share):
+        turn = chunks[start : start + share]
+        with concurrent.futures.ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_prepare,
+            initargs=(settings or {},),
+        ) as pool:
+            futures = [pool.submit(_judge_all, chunk) for chunk in turn]
+            try:
+                for chunk, future in zip(turn, futures, strict=True):
+                    if progress is not None:
+                        progress(done, chunk[0].equation)
+                    verdicts = future.result()
+                    done += len(verdicts)
+                    yield from verdicts
+            finally:
+                for future in futures:
+                    future.cancel()
