@@ -1,4 +1,4 @@
-"""Meshes of devices with the axes `data`, `fsdp` and `tensor`."""
+"""Meshes of devices with the axes of `AXES`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,39 +8,46 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from alignjax import checks
-
-AXES = ("data", "fsdp", "tensor")
-
-
-def parse_sizes(text: str) -> dict[str, int]:
-    """`"data=4,tensor=2"` -> `{"data": 4, "tensor": 2}`."""
-    sizes: dict[str, int] = {}
-    for part in text.split(","):
-        name, equals, size = (piece.strip() for piece in part.partition("="))
-        if not equals or not size.isascii() or not size.isdigit() or int(size) < 1:
-            raise ValueError(f"mesh must look like data=4,tensor=2, with sizes >= 1; got {part.strip()!r}")
-        name = checks.member("mesh axis", name, AXES)
-        if name in sizes:
-            raise ValueError(f"mesh names the axis {name!r} twice")
-        sizes[name] = int(size)
-    return sizes
+from tpu.layouts import AXES as AXES
+from tpu.layouts import parse_sizes as parse_sizes
+from tpu.layouts import sizes_of, words
 
 
-def make_mesh(sizes: Mapping[str, int] | str | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(
+    sizes: Mapping[str, int] | str | None = None, devices: Sequence[Any] | None = None, *, slices: int = 1
+) -> Mesh:
     """A mesh over the first devices; by default over all of them, on `data`.
 
-    Raises: ValueError if there are fewer devices than the sizes ask for.
+    `sizes` are those of the axes, `{"fsdp": 4, "tensor": 2}` or `"fsdp=4,tensor=2"`, or the name of one of
+    `layouts.LAYOUTS`. With several `slices` `data` is what crosses them, over DCN: real devices know their slice,
+    virtual ones are taken in equal blocks.
+    Raises: ValueError if there are fewer devices than the sizes ask for, if `data` is no multiple of `slices`, or if
+      the devices are of another number of slices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    if isinstance(sizes, str):
-        sizes = parse_sizes(sizes)
-    sizes = {"data": len(devices)} if sizes is None else sizes
-    shape = tuple(checks.whole(f"mesh axis {axis}", sizes.get(axis, 1)) for axis in AXES)
-    for name in sizes:
-        checks.member("mesh axis", name, AXES)
-    count = math.prod(shape)
+    found = sizes_of(sizes, len(devices), slices)
+    count = math.prod(found.values())
     if count > len(devices):
-        asked = ",".join(f"{axis}={size}" for axis, size in sizes.items())
-        raise ValueError(f"mesh {asked} needs {count} devices, but there are {len(devices)}")
-    return Mesh(np.asarray(devices[:count], dtype=object).reshape(shape), AXES)
+        raise ValueError(f"mesh {words(found)} needs {count} devices, but there are {len(devices)}")
+    if count < len(devices):  # some of a torus are no torus
+        return Mesh(np.asarray(devices[:count], dtype=object).reshape(tuple(found.values())), AXES)
+    return Mesh(arranged(found, devices, slices), AXES)
+
+
+def arranged(sizes: Mapping[str, int], devices: Sequence[Any], slices: int = 1) -> np.ndarray:
+    """The devices in the shape of the sizes; on TPU those that say most to each other as near as the wires allow.
+
+    Raises: ValueError if they are of another number of slices.
+    """
+    shape = tuple(sizes.values())
+    if devices[0].platform != "tpu":
+        return np.asarray(devices, dtype=object).reshape(shape)
+    from jax.experimental import mesh_utils
+
+    there = len({getattr(device, "slice_index", 0) for device in devices})
+    if there != slices:
+        raise ValueError(f"slices = {slices}, but the devices are of {there}")
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    inner, outer = (shape[0] // slices, *shape[1:]), (slices, *(1 for _ in shape[1:]))
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)

@@ -15,11 +15,12 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("data", "fsdp"),
     "response": (),  # never: the K responses to a prompt are compared with each other
     "time": (),
+    "position": ("sequence",),  # the time of activations
     "opponent": (),
     "objective": (),
     # parameters
     "vocab": ("tensor",),
-    "embed": ("fsdp",),
+    "embed": ("fsdp", "sequence"),
     "layers": (),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),

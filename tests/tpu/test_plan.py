@@ -280,20 +280,20 @@ def test_slices():
 
 def test_layouts_that_do_not_fit_are_refused_with_the_nearest_that_does():
     job = program.read_request(_request("llama3-8b", topology="v5e:4x4", batch=16, mesh="fsdp=4,tensor=4"))
-    assert layouts.chosen(job, 16) == {"data": 1, "fsdp": 4, "tensor": 4}
+    assert layouts.words(layouts.chosen(job, 16)) == "fsdp=4,tensor=4"
 
     def asks(**changes):
         return dataclasses.replace(job, request=dataclasses.replace(job.request, **changes))
 
-    assert layouts.chosen(asks(mesh=None), 16) == {"data": 1, "fsdp": 16, "tensor": 1}
-    assert layouts.chosen(asks(mesh=None, batch=8), 16) == {"data": 1, "fsdp": 8, "tensor": 2}
+    assert layouts.words(layouts.chosen(asks(mesh=None), 16)) == "fsdp=16"
+    assert layouts.words(layouts.chosen(asks(mesh=None, batch=8), 16)) == "fsdp=8,tensor=2"
     with pytest.raises(ValueError, match=r"'kv_heads' of size 8 .*tensor=16.*nearest that fits is fsdp=2,tensor=8"):
         layouts.chosen(asks(mesh="tensor=16"), 16)
     with pytest.raises(
         ValueError, match=r"tokens: axis 'prompt' of size 8 .*fsdp=16.*nearest that fits is fsdp=8,tens"
     ):
         layouts.chosen(asks(batch=8, mesh="fsdp=16"), 16)
-    with pytest.raises(ValueError, match=r"has 8 devices, the slice 16; the nearest that fits is fsdp=16"):
+    with pytest.raises(ValueError, match=r"has 8 devices, there are 16; the nearest that fits is fsdp=16"):
         layouts.chosen(asks(mesh="fsdp=8"), 16)
     with pytest.raises(ValueError, match=r"no mesh of 16 chips fits"):
         layouts.chosen(asks(mesh=None, batch=1), 16)

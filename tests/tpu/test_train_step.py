@@ -175,7 +175,7 @@ def test_the_law_of_a_spec() -> None:
         (lambda m: make_mesh("data=3,tensor=3"), "mesh data=3,tensor=3 needs 9 devices, but there are 8"),
         (lambda m: make_mesh("dta=2"), "unknown mesh axis 'dta'; did you mean 'data'"),
         (lambda m: make_mesh("data=0"), "must look like data=4,tensor=2, with sizes >= 1; got 'data=0'"),
-        (lambda m: make_mesh("data"), "got 'data'"),
+        (lambda m: make_mesh("dta"), "got 'dta' .by name there are data, fsdp"),
         (lambda m: make_mesh("data=2,data=2"), "names the axis 'data' twice"),
         (lambda m: make_mesh({"data": 2.0}), "mesh axis data must be an integer >= 1"),
         (lambda m: make_train_step(CONFIG, alignjax.methods["dpo"], {}, ADAM, m, example("dpo", 6)),
