@@ -50,8 +50,8 @@ def omega_below(z: ArrayLike) -> Array:
 def bisect(above: Callable[[Array], Array], low: Array, high: Array, num_steps: int = 60) -> Array:
     r"""The x in [low, high], elementwise, up to which `above(x)` is true and from which it is false.
 
-    `low`, `high` of one shape; `above` returns booleans of that shape and is true at `low` first. No gradient: use the
-    implicit function theorem at the result.
+    `low`, `high` of one shape; `above` returns booleans of that shape and is true at `low` first. No gradient: see
+    `implicit`.
     """
 
     def halve(_: int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -62,6 +62,17 @@ def bisect(above: Callable[[Array], Array], low: Array, high: Array, num_steps: 
 
     low, high = jax.lax.fori_loop(0, num_steps, halve, (low, high))
     return 0.5 * (low + high)
+
+
+def implicit(f: Callable[[Array], Array], root: Array) -> Array:
+    r"""A root of f, elementwise, with its derivative in what f closes over, by the implicit function theorem:
+    x - f(x) / f'(x) at the fixed x = `root`. First derivatives only; none where f' = 0.
+    """
+    x = jax.lax.stop_gradient(root)
+    slope = jax.lax.stop_gradient(jax.jvp(f, (x,), (jnp.ones_like(x),))[1])
+    moved = f(x) / jnp.where(slope == 0, 1.0, slope)
+    # A root that was found is not moved: what is left of f there is rounding.
+    return x - jnp.where(slope == 0, 0.0, moved - jax.lax.stop_gradient(moved))
 
 
 def log_regression(target: ArrayLike, law: ArrayLike) -> Float[Array, "*batch A"]:
@@ -86,13 +97,15 @@ def log_regression(target: ArrayLike, law: ArrayLike) -> Float[Array, "*batch A"
     mass = lambda x: jax.nn.logsumexp(masked(x), -1)
 
     pressed = lambda kappa: t - omega(ratio + log(kappa))
-    most = jnp.maximum(mass(t), 0.0)
-    low = pressed(bisect(lambda kappa: mass(pressed(kappa)) > 0, jnp.zeros_like(most), most))
+    most = jnp.maximum(mass(t), jnp.finfo(t.dtype).eps)  # at kappa = 0 itself nothing could be differentiated
+    kappa = bisect(lambda kappa: mass(pressed(kappa)) > 0, jnp.zeros_like(most), most)
+    low = pressed(implicit(lambda kappa: mass(pressed(kappa)), kappa))
 
     # kappa from 0 to where the response with the largest e^t / nu has w = 1, as a share of that.
     depth = jnp.where(alive, ratio - masked(ratio).max(-1, keepdims=True), 0.0) - 1.0
     lifted = lambda share: t + omega_below(depth + log(share))
     one = jnp.ones_like(most)
-    high = lifted(bisect(lambda share: mass(lifted(share)) < 0, jnp.zeros_like(one), one))
+    share = bisect(lambda share: mass(lifted(share)) < 0, jnp.zeros_like(one), one)
+    high = lifted(implicit(lambda share: mass(lifted(share)), share))
     high = jnp.where((mass(lifted(one)) < 0)[..., None], jnp.nan, high)
     return log_softmax(masked(jnp.where((mass(t) >= 0)[..., None], low, high)))

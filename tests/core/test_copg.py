@@ -283,6 +283,21 @@ def test_log_regression_in_single_precision_and_with_dead_responses():
     np.testing.assert_allclose(np.exp(single[kept]), np.exp(double[kept]), atol=2e-3)
 
 
+@pytest.mark.parametrize("sum_of_targets", [2.0, 1.0, 0.97])
+def test_log_regression_is_differentiable(sum_of_targets):
+    """Against differences, on both sides of the multiplier 0 and at it."""
+    rng = np.random.default_rng(1)
+    law = np.log(rng.dirichlet(np.full(5, 5.0)))
+    target = law + 0.1 * rng.normal(size=5)
+    target += np.log(sum_of_targets) - np.logaddexp.reduce(target)
+    weight, step = rng.normal(size=5), 1e-5
+    f = jax.jit(lambda t, nu: weight @ constrained.log_regression(t, nu))
+    found = jax.grad(f, (0, 1))(target, law)
+    along = lambda d: [(f(target + d, law) - f(target - d, law)), f(target, law + d) - f(target, law - d)]
+    expected = np.array([along(step * d) for d in np.eye(5)]).T / (2 * step)
+    np.testing.assert_allclose(np.stack(found), expected, atol=2e-5 if sum_of_targets == 1 else 2e-8)
+
+
 # --- one loss, four policies ------------------------------------------------------------------------------------------
 
 
