@@ -12,7 +12,7 @@ from alignjax import lm
 from tpu import cli
 from tpu.mesh import make_mesh
 from tpu.partition import laid_out, shardings
-from tpu.plan import cache, collectives, counts, hlo, layouts, planning, program, target, work
+from tpu.plan import cache, collectives, counts, hlo, layouts, planning, program, schedule, target, work
 from tpu.plan.chips import CHIPS, GIB, parse_topology
 from tpu.plan.program import Request
 
@@ -112,6 +112,95 @@ def test_collectives_are_counted_where_they_start_as_often_as_their_loop_runs_an
     assert collectives.by_axis(found, {"data": 4, "tensor": 2})["data"] == 1152
 
 
+BETWEEN = """HloModule between
+
+ENTRY %main (x: f32[8,4]) -> f32[8,4] {
+  %x = f32[8,4]{1,0} parameter(0)
+  %go = token[] after-all()
+  %send = (f32[8,4]{1,0}, u32[], token[]) send(%x, %go), channel_id=2, is_host_transfer=true, ATTRIBUTES
+  %recv = (f32[8,4]{1,0}, u32[], token[]) recv(%go), channel_id=1, is_host_transfer=true, ATTRIBUTES
+  %started = (f32[8,4]{1,0}, f32[32,4]{1,0}) all-gather-start(%x), replica_groups={{0,1,2,3}}, dimensions={0}
+  %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+  %ended = f32[32,4]{1,0} all-gather-done(%started)
+  %e = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+  %sent = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %received = (f32[8,4]{1,0}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+  ROOT %whole = f32[32,4]{1,0} all-gather(%x), replica_groups={{0,1,2,3}}, dimensions={0}
+}
+""".replace(
+    "ATTRIBUTES",
+    'frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_transfer_type="ALL_REDUCE"}',
+)
+
+
+def test_what_slices_say_to_each_other_is_counted_apart():
+    sizes = {"data": 4, "fsdp": 4}
+    found = collectives.collectives(hlo.parse(BETWEEN), sizes, slices=4)
+    assert found == {"all-reduce data/dcn": 8 * 4 * 4 * 2 * 3 / 4, "all-gather fsdp": 2 * 32 * 4 * 4 * 3 / 4}
+    assert collectives.by_axis(found, sizes) == {"data": 0, "fsdp": 768, "data/dcn": 192}
+    with pytest.raises(ValueError, match="BROADCAST"):
+        collectives.collectives(hlo.parse(BETWEEN.replace("ALL_REDUCE", "BROADCAST")), sizes, slices=4)
+
+
+@pytest.mark.parametrize(
+    ("wires", "between", "wanted"),
+    [
+        (1, 1, 2 * 10 + 1),  # both hidden behind a product; the last gather is not started beforehand
+        (25, 1, 25 + 10 + 25),  # the first product does not last as long as the gather
+        (1, 90, 90 + 1),  # and slices take longer than both products
+    ],
+)
+def test_a_collective_is_hidden_from_its_start_to_its_end(wires, between, wanted):
+    found = schedule.scheduled_seconds(
+        hlo.parse(BETWEEN),
+        lambda op, _: 10.0 if op.kind == "dot" else 0.0,
+        lambda op: collectives.of_op(hlo.parse(BETWEEN), op, {"data": 4, "fsdp": 4}, 4),
+        lambda kind, _: between if kind == "all-reduce data/dcn" else wires,
+    )
+    assert found == wanted
+
+
+def test_a_collective_that_fusions_carry_along_is_hidden_until_the_one_that_ends_it():
+    text = """%begin (a: f32[8,4]) -> (f32[8,4], f32[32,4]) {
+  %a = f32[8,4]{1,0} parameter(0)
+  %chain = f32[32,4]{1,0} all-gather(%a), replica_groups={{0,1,2,3}}, backend_config={"async_collective_fusion_config":{}}
+  ROOT %s = (f32[8,4]{1,0}, f32[32,4]{1,0}) custom-call(%chain), custom_call_target="AsyncCollectiveStart"
+}
+
+%end (b: f32[32,4]) -> f32[32,4] {
+  %b = f32[32,4]{1,0} parameter(0)
+  ROOT %t = f32[32,4]{1,0} custom-call(%b), custom_call_target="AsyncCollectiveDone"
+}
+
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p = (s32[], f32[8,4]{1,0}) parameter(0)
+  %x = f32[8,4]{1,0} get-tuple-element(%p), index=1
+  %f = (f32[8,4]{1,0}, f32[32,4]{1,0}) fusion(%x), kind=kCustom, calls=%begin
+  %i = f32[32,4]{1,0} get-tuple-element(%f), index=1
+  %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+  %g = f32[32,4]{1,0} fusion(%i), kind=kCustom, calls=%end
+  ROOT %r = (s32[], f32[8,4]{1,0}) tuple(%p, %x)
+}
+
+%condition (q: (s32[], f32[8,4])) -> pred[] {
+  ROOT %q = (s32[], f32[8,4]{1,0}) parameter(0)
+}
+
+ENTRY %main (x: f32[8,4]) -> (s32[], f32[8,4]) {
+  %x.1 = (s32[], f32[8,4]{1,0}) parameter(0)
+  ROOT %loop = (s32[], f32[8,4]{1,0}) while(%x.1), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+}
+"""  # noqa: E501
+    program_ = hlo.parse(text)
+    seconds = lambda wires: schedule.scheduled_seconds(
+        program_,
+        lambda op, _: 10.0 if op.kind == "dot" else 0.0,
+        lambda op: collectives.of_op(program_, op, {"fsdp": 4}),
+        lambda *_: wires,
+    )
+    assert (seconds(3.0), seconds(12.0)) == (5 * 10.0, 5 * 12.0)
+
+
 def test_groups_in_a_way_that_is_not_known_are_refused():
     text = WRITTEN.replace("replica_groups={{0,2,4,6},{1,3,5,7}}", "replica_groups=mesh['a'=8] {'a':(2)4}")
     with pytest.raises(ValueError, match="groups of whole"):
@@ -187,7 +276,7 @@ def test_a_token_of_dpo_costs_8_n_and_attention():
     tokens = 64 * 2 * 2048
     attention = 4 * 4 * 4096 * 32 * 2048 / 2  # 4 passes, 4 T d a layer and token, half of it causal
     assert work.model_flops(job) == pytest.approx((8 * 8_030_261_248 + attention) * tokens)
-    alone = dataclasses.replace(job, request=dataclasses.replace(job.request, precomputed=True))
+    alone = dataclasses.replace(job, request=dataclasses.replace(job.request, precomputed="reference"))
     assert work.model_flops(alone) == pytest.approx(work.model_flops(job) * 3 / 4)
     assert "ref_token_logp" in alone.batch() and "ref_token_logp" not in job.batch()
 
@@ -379,3 +468,17 @@ def test_a_slice_that_is_not_here(small):
     _close(plan.per_chip.flops, work.executed_flops(job) / 8)
     _close(plan.details["collectives"]["all-gather fsdp"], work.gathered_bytes(job, 8, 2), 0.01)
     assert plan.per_chip.argument_bytes >= SMALL_PARAMETERS * (3 * 4 + 2) / 8  # small arrays are padded to tiles
+
+
+@pytest.mark.long
+def test_two_slices_that_are_not_here(small):
+    pytest.importorskip("libtpu")
+    request = _request(small, dtype="bfloat16", reference_dtype="bfloat16", batch=16, slices=2)
+    plan = planning.make_plan(request)
+    assert plan.chips == 16 and plan.details["mesh"]["data"] == 2 and plan.details["mesh"]["fsdp"] == 8
+    between = plan.per_chip.collective_bytes["data/dcn"]
+    _close(between, SMALL_PARAMETERS / 8 * 2 * 2 * 1 / 2, 0.1)  # gradients in bfloat16, summed over two
+    _close(plan.details["roofline_seconds"]["dcn"], between / (25e9 / 8), 1e-6)
+    _close(
+        plan.details["collectives"]["all-gather fsdp"], work.gathered_bytes(program.read_request(request), 8, 2), 0.01
+    )

@@ -16,11 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `plan`."""
     parser.add_argument("--model", required=True, metavar="NAME", help="a preset, a config.json, or its folder")
     parser.add_argument("--topology", required=True, metavar="SLICE", help="v5e:4x4, v5p:4x4x8, v4:..., v6e:...")
+    parser.add_argument(
+        "--slices", type=whole(1), default=1, metavar="N", help="of that topology, over DCN (default: 1)"
+    )
     parser.add_argument("--method", default="dpo", metavar="NAME", help="(default: dpo)")
     parser.add_argument("--batch", type=whole(1), required=True, metavar="B", help="prompts of the global batch")
     parser.add_argument("--seq", type=whole(2), default=2048, metavar="T", help="tokens of a sequence (default: 2048)")
     parser.add_argument("--mesh", metavar="AXES", help="e.g. fsdp=8,tensor=2 (default: the widest fsdp that fits)")
-    parser.add_argument("--precomputed", action="store_true", help="reference log-probs come with the data")
+    parser.add_argument(
+        "--precomputed", nargs="?", const="reference", default="none", metavar="WHOSE",
+        help="log-probs that come with the data: reference (so without a word), or all: opponents' too (default: none)",
+    )  # fmt: skip
     parser.add_argument("--remat", default="full", metavar="NAME", help="none, dots or full (default: full)")
     parser.add_argument("--accumulate", type=whole(1), default=1, metavar="N", help="micro-batches (default: 1)")
     parser.add_argument("--optimizer", default="adamw", metavar="NAME", help="as in training (default: adamw)")
@@ -43,9 +49,10 @@ def run(options: argparse.Namespace) -> int:
     from tpu.plan.program import Request
 
     request = Request(
-        model=options.model, topology=options.topology, method=options.method, batch=options.batch, seq=options.seq,
-        mesh=options.mesh, precomputed=options.precomputed, remat=options.remat, accumulate=options.accumulate,
-        optimizer=options.optimizer, history=options.history, reference_dtype=options.reference_dtype,
+        model=options.model, topology=options.topology, slices=options.slices, method=options.method,
+        batch=options.batch, seq=options.seq, mesh=options.mesh, precomputed=options.precomputed, remat=options.remat,
+        accumulate=options.accumulate, optimizer=options.optimizer, history=options.history,
+        reference_dtype=options.reference_dtype,
     )  # fmt: skip
     name = cache.key(request)
     plan = None if options.fresh else cache.read(name)
@@ -88,7 +95,11 @@ def _print(plan: Any) -> None:
     print()
     for name, seconds in roof.items():
         print(f"  {name:22}{1e3 * seconds:8.1f} ms")
-    print(f"  {'MFU':22}{plan.mfu:8.1%} serial, {plan.details['mfu_overlapped']:.1%} with full overlap")
+    print(
+        f"  {'MFU':22}{plan.mfu:8.1%} serial, "
+        f"{plan.details['mfu_scheduled']:.1%} as the compiler schedules it, "
+        f"{plan.details['mfu_overlapped']:.1%} with full overlap"
+    )
     print(f"  {'compiled in':22}{plan.compile_seconds:8.1f} s\n")
     for line in plan.assumptions:
         print(f"* {line}")

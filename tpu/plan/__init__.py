@@ -7,6 +7,7 @@ layouts      which meshes fit, and the nearest to one that does not
 hlo          a compiled program as a graph of computations
 counts       its operations and bytes, loops as often as they run
 collectives  what its chips say to each other, by mesh axis
+schedule     what of that is hidden behind other work, as the compiler schedules it
 work         the same by hand, from the sizes of the model
 planning     all of that, as a plan
 cache        plans that were made are kept

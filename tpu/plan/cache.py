@@ -21,8 +21,12 @@ def key(request: Request) -> str:
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(request), sort_keys=True).encode())
     given = Path(request.model)
     files = [given / "config.json" if given.is_dir() else given]
-    for folder in ("alignjax", "tpu"):
-        files += sorted((ROOT / folder).rglob("*.py"))
+    for pattern in (
+        "alignjax/**/*.py",
+        "tpu/*.py",
+        "tpu/plan/*.py",
+    ):  # what commands and launching say is no part of it
+        files += sorted(ROOT.glob(pattern))
     for file in files:
         if file.is_file():
             digest.update(file.read_bytes())

@@ -1,8 +1,8 @@
 """What the chips can do, as their maker publishes it, and how the chips of a slice are wired.
 
 Peak, HBM and interconnect: cloud.google.com/tpu/docs (system architecture, one page for each version); one way of one
-link: "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus). Usable HBM is what XLA allows itself: on v5e the
-15.75 GiB of its own error message, elsewhere the same share.
+link, chips of a host, and the network of a host: "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus). Usable
+HBM is what XLA allows itself: on v5e the 15.75 GiB of its own error message, elsewhere the same share.
 """
 
 import dataclasses
@@ -13,6 +13,8 @@ from types import MappingProxyType
 from alignjax import checks
 
 GIB = 2**30
+HOST = 25e9
+"""Bytes a second into a host over the data centre's network (DCN), which is what joins slices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,13 @@ class Chip:
     """Of the torus: two links each."""
     wraps: int
     """A dimension whose size is a multiple of this is a ring; others are lines."""
+    host: int
+    """Chips that share one host, and its network."""
+
+    @property
+    def dcn(self) -> float:
+        """Bytes a second from other slices: a chip's share of its host's network."""
+        return HOST / self.host
 
     @property
     def usable(self) -> int:
@@ -40,10 +49,10 @@ class Chip:
 
 CHIPS: Mapping[str, Chip] = MappingProxyType(
     {
-        "v4": Chip(275e12, 32 * GIB, 1228e9, 45e9, 3, 4),
-        "v5e": Chip(197e12, 16 * GIB, 819e9, 45e9, 2, 16),
-        "v5p": Chip(459e12, 95 * GIB, 2765e9, 90e9, 3, 4),
-        "v6e": Chip(918e12, 32 * GIB, 1640e9, 90e9, 2, 16),
+        "v4": Chip(275e12, 32 * GIB, 1228e9, 45e9, 3, 4, 4),
+        "v5e": Chip(197e12, 16 * GIB, 819e9, 45e9, 2, 16, 8),
+        "v5p": Chip(459e12, 95 * GIB, 2765e9, 90e9, 3, 4, 4),
+        "v6e": Chip(918e12, 32 * GIB, 1640e9, 90e9, 2, 16, 8),
     }
 )
 

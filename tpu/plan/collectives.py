@@ -4,6 +4,9 @@ Bytes are those that arrive at one chip of a ring of n: of an all-gather (n - 1)
 (n - 1) / n of what it is given, of an all-reduce both, of an all-to-all (n - 1) / n, of a permutation all. A compiler
 may turn one of them into a loop of permutations around a matrix product (a windowed einsum), or carry it along in other
 fusions: a collective is counted where it starts, and a loop as often as it runs.
+
+Between slices libtpu hands a chip's part to its host, which sends it over DCN: of s slices an all-reduce is
+2 (s - 1) / s of that part. These are named "data/dcn".
 """
 
 import collections
@@ -18,11 +21,32 @@ from tpu.plan.hlo import Op, Program, Shape, Totals
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 Sizes = Mapping[str, int]
 """Mesh axis -> size, in order: device i of the program stands at `unravel_index(i, sizes)`."""
+DCN = "data/dcn"
+"""The axis `data` where it crosses slices."""
+_BETWEEN_SLICES = {
+    "ALL_REDUCE": ("all-reduce", lambda s: 2 * (s - 1) / s),
+    "ALL_GATHER": ("all-gather", lambda s: s - 1),
+    "REDUCE_SCATTER": ("reduce-scatter", lambda s: (s - 1) / s),
+    "ALL_TO_ALL": ("all-to-all", lambda s: (s - 1) / s),
+    "ONE_TO_ONE": ("collective-permute", lambda s: 1),
+}
+"""libtpu's name -> ours, and the bytes that arrive of one that is sent."""
 
 
-def collectives(program: Program, mesh: Sizes) -> Totals:
+def collectives(program: Program, mesh: Sizes, slices: int = 1) -> Totals:
     """ "kind axis" -> bytes that arrive at a chip in one run; an axis may be several, "data+fsdp"."""
-    return program.totals(lambda op, _: of_op(program, op, mesh))
+    return program.totals(lambda op, _: of_op(program, op, mesh, slices))
+
+
+def _between_slices(op: Op, slices: int) -> Totals:
+    """What a chip's host sends to other slices. Raises: ValueError for a kind that is not known."""
+    name = op.attribute(r'_xla_megascale_transfer_type="(\w+)"')
+    if name is None:
+        return collections.Counter()
+    if name not in _BETWEEN_SLICES:
+        raise ValueError(f"slices say {name} to each other in {op.name}, which is not known")
+    kind, share = _BETWEEN_SLICES[name]
+    return collections.Counter({f"{kind} {DCN}": op.shapes[0].bytes * share(slices)})
 
 
 def by_axis(found: Mapping[str, float], mesh: Sizes) -> dict[str, int]:
@@ -34,9 +58,11 @@ def by_axis(found: Mapping[str, float], mesh: Sizes) -> dict[str, int]:
     return total
 
 
-def of_op(program: Program, op: Op, mesh: Sizes) -> Totals:
+def of_op(program: Program, op: Op, mesh: Sizes, slices: int = 1) -> Totals:
     """The collectives that this operation starts, itself or inside of a fusion."""
     kind = op.kind.removesuffix("-start")
+    if kind == "send":
+        return _between_slices(op, slices)
     if kind in KINDS:
         return _one(op, kind, mesh)
     total: Totals = collections.Counter()

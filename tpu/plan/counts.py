@@ -23,10 +23,14 @@ def counts(program: Program, peak: float, bandwidth: float) -> Totals:
 
     def count(op: Op, within: Computation) -> Totals:
         done, moved = flops(program, op, within), traffic(program, op, within)
-        seconds = max(done / peak, moved / bandwidth)
-        return collections.Counter({"flops": done, "bytes": moved, "seconds": seconds})
+        return collections.Counter({"flops": done, "bytes": moved, "seconds": max(done / peak, moved / bandwidth)})
 
     return program.totals(count, lambda totals: totals["seconds"])
+
+
+def seconds(program: Program, op: Op, within: Computation, peak: float, bandwidth: float) -> float:
+    """Of one operation: the longer of its operations and its bytes."""
+    return max(flops(program, op, within) / peak, traffic(program, op, within) / bandwidth)
 
 
 # --- operations -------------------------------------------------------------------------------------------------------
@@ -101,6 +105,8 @@ def traffic(program: Program, op: Op, within: Computation) -> int:
         return 2 * _slow(op.shapes)
     if op.kind in ("dynamic-update-slice", "scatter"):
         return 2 * _slow(given[1:2] if op.kind == "dynamic-update-slice" else given[-1:])
+    if op.kind in ("send", "recv"):  # to and from the host
+        return op.shapes[0].bytes
     if op.kind.endswith("-start"):  # (given, result, flags), and of a copy (result, given, flags)
         result = op.shapes[0 if op.kind == "copy-start" or len(op.shapes) == 1 else 1]
         return result.bytes * (bool(_slow(given)) + (not result.fast))

@@ -13,4 +13,4 @@ def why_not(job: Job, sizes: Sizes) -> str | None:
 
 def chosen(job: Job, chips: int) -> dict[str, int]:
     """See `layouts.chosen`. Raises: ValueError with the sizes that do not fit and the nearest mesh that does."""
-    return layouts.chosen(job.request.mesh, chips, lambda sizes: why_not(job, sizes))
+    return layouts.chosen(job.request.mesh, chips, lambda sizes: why_not(job, sizes), slices=job.request.slices)

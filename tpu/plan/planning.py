@@ -1,17 +1,18 @@
 """A plan: the real step, compiled for a slice that need not be here, and what follows for memory and time."""
 
 import dataclasses
+import functools
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from tpu.plan import collectives, counts, hlo, work
-from tpu.plan.chips import GIB, Topology, parse_topology
+from tpu.plan import collectives, counts, hlo, schedule, work
+from tpu.plan.chips import GIB, HOST, Topology, parse_topology
 from tpu.plan.layouts import chosen, words
 from tpu.plan.program import Job, Request, lower, parameters, read_request
 from tpu.plan.target import slice_mesh, spans
@@ -66,9 +67,10 @@ def make_plan(request: Request, mesh: Mesh | None = None) -> Plan:
     Raises: ValueError or UnknownName for what cannot be planned; LookupError without libtpu.
     """
     topology = parse_topology(request.topology)
-    job = read_request(request, on_tpu=mesh is None)
-    sizes = chosen(job, topology.size)
-    mesh = slice_mesh(topology, sizes) if mesh is None else mesh
+    on_tpu = mesh is None
+    job = read_request(request, on_tpu=on_tpu)
+    sizes = chosen(job, topology.size * request.slices)
+    mesh = slice_mesh(topology, sizes, request.slices) if mesh is None else mesh
     lowered = lower(job, mesh)
     started = time.perf_counter()
     try:
@@ -80,68 +82,88 @@ def make_plan(request: Request, mesh: Mesh | None = None) -> Plan:
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     program = hlo.parse(compiled.as_text())
-    chip = topology.chip
-    done = counts.counts(program, chip.peak, chip.bandwidth)
-    said = collectives.collectives(program, sizes)
-    # By this number libtpu refuses a program; the sum of arguments and temporaries counts reused memory twice.
-    peak = memory.peak_memory_in_bytes or memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    wires = _wires(topology, mesh, said)
-    return _plan(
-        job, topology, sizes, seconds,
-        argument=memory.argument_size_in_bytes, temp=memory.temp_size_in_bytes, peak=peak, said=dict(said),
-        flops=done["flops"], moved=done["bytes"], serial=done["seconds"], wires=wires, notes=[],
-    )  # fmt: skip
+    done = counts.counts(program, topology.chip.peak, topology.chip.bandwidth)
+    said = collectives.collectives(program, sizes, request.slices)
+    argument, temp = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    # libtpu refuses a program by its peak; the sum counts reused memory twice. The CPU's compiler has only that.
+    peak = memory.peak_memory_in_bytes if on_tpu else argument + temp
+    wires = functools.partial(wire_seconds, topology, mesh, request.slices)
+    scheduled = schedule.scheduled_seconds(
+        program,
+        lambda op, within: counts.seconds(program, op, within, topology.chip.peak, topology.chip.bandwidth),
+        lambda op: collectives.of_op(program, op, sizes, request.slices),
+        wires,
+    )
+    found = _Counted(argument, temp, peak, said, done["flops"], done["bytes"], done["seconds"], scheduled)
+    return _plan(job, topology, sizes, seconds, found, wires, [])
 
 
-def _wires(topology: Topology, mesh: Mesh, said: Mapping[str, float]) -> float:
-    """Seconds that all collectives take, one after the other."""
-    seconds = 0.0
-    for name, moved in said.items():
-        axis = name.split()[1]
-        over = spans(mesh, axis)
-        size = math.prod(mesh.shape[each] for each in axis.split("+"))
-        whole = size == math.prod(topology.shape[d] for d in over)
-        seconds += moved / topology.axis_bandwidth(over, whole)
-    return seconds
+@dataclasses.dataclass(frozen=True)
+class _Counted:
+    """What a program needs of one chip: bytes, collectives, operations, HBM traffic, and seconds of the core alone and
+    of the schedule (None: not known)."""
+
+    argument: float
+    temp: float
+    peak: float
+    said: Mapping[str, float]
+    flops: float
+    moved: float
+    core: float
+    scheduled: float | None
+
+
+def wire_seconds(topology: Topology, mesh: Mesh, slices: int, kind: str, moved: float) -> float:
+    """Seconds that so many bytes of a collective take to arrive at a chip.
+
+    Args:
+      kind: as `collectives.collectives` names it, "all-gather fsdp".
+    """
+    axis = kind.split()[1]
+    if axis == collectives.DCN:
+        return moved / topology.chip.dcn
+    over = spans(mesh, axis)
+    size = math.prod(mesh.shape[each] // (slices if each == "data" else 1) for each in axis.split("+"))
+    return moved / topology.axis_bandwidth(over, size == math.prod(topology.shape[d] for d in over))
 
 
 def _plan(
-    job: Job, topology: Topology, sizes: Any, seconds: float, *, argument: int, temp: int, peak: int,
-    said: dict[str, float], flops: float, moved: float, serial: float, wires: float, notes: list[str],
+    job: Job, topology: Topology, sizes: Any, seconds: float, found: _Counted,
+    wires: Callable[[str, float], float], notes: list[str],
 ) -> Plan:  # fmt: skip
-    chip, n = topology.chip, parameters(job.shapes())
-    needed = work.model_flops(job) / topology.size
-    step = serial + wires
-    overlapped = max(flops / chip.peak, moved / chip.bandwidth, wires)
-    mfu = needed / (step * chip.peak)
-    r = job.request
+    chip, n, r = topology.chip, parameters(job.shapes()), job.request
+    chips = topology.size * r.slices
+    needed = work.model_flops(job) / chips
+    over = {"ici": 0.0, "dcn": 0.0}
+    for kind, moved in found.said.items():
+        over["dcn" if kind.endswith(collectives.DCN) else "ici"] += wires(kind, moved)
+    step = found.core + sum(over.values())
+    overlapped = max(found.flops / chip.peak, found.moved / chip.bandwidth, *over.values())
+    mfu = lambda seconds: needed / (seconds * chip.peak)
     looked_up = 0 if job.config.tied else job.config.vocab_size * job.config.d_model
     per_chip = PerChip(
-        argument_bytes=int(argument), temp_bytes=int(temp), peak_hbm_bytes=int(peak), hbm_capacity_bytes=chip.usable,
-        flops=int(flops), model_flops=int(needed), collective_bytes=collectives.by_axis(said, sizes),
+        argument_bytes=int(found.argument), temp_bytes=int(found.temp), peak_hbm_bytes=int(found.peak),
+        hbm_capacity_bytes=chip.usable, flops=int(found.flops), model_flops=int(needed),
+        collective_bytes=collectives.by_axis(found.said, sizes),
     )  # fmt: skip
-    share = lambda width, count=1: int(count * n * width / (sizes["fsdp"] * sizes["tensor"]))
-    own = jax.numpy.dtype(r.param_dtype).itemsize
-    narrow = jax.numpy.dtype(r.reference_dtype).itemsize
+    parts = {name: int(size / work.ways(sizes)) for name, size in work.held(job).items()}
+    roofline = {
+        "compute": found.flops / chip.peak, "hbm": found.moved / chip.bandwidth, **over,
+        "serial": step, "scheduled": step if found.scheduled is None else found.scheduled, "overlapped": overlapped,
+    }  # fmt: skip
     return Plan(
-        params=n, chips=topology.size, per_chip=per_chip, fits=peak <= chip.usable, step_seconds=step, mfu=mfu,
+        params=n, chips=chips, per_chip=per_chip, fits=found.peak <= chip.usable, step_seconds=step, mfu=mfu(step),
         compile_seconds=round(seconds, 1),
         assumptions=[*notes, *_assumptions(job, topology, sizes, looked_up / n)],
         details={
             "mesh": dict(sizes),
-            "roofline_seconds": {
-                "compute": flops / chip.peak, "hbm": moved / chip.bandwidth, "ici": wires, "dcn": 0.0,
-                "serial": step, "overlapped": overlapped,
-            },
-            "mfu_overlapped": needed / (overlapped * chip.peak),
-            "hbm_bytes_moved": int(moved),
-            "collectives": {name: int(size) for name, size in sorted(said.items(), key=lambda item: -item[1])},
-            "argument_bytes": {
-                "parameters": share(own),
-                "optimiser": max(int(argument) - share(own) - sum(
-                    share(narrow if role == "ref" else own, count) for role, count in job.models.items()), 0),
-                **{role: share(narrow if role == "ref" else own, count) for role, count in job.models.items()},
-            },
+            "roofline_seconds": roofline,
+            "mfu_scheduled": mfu(roofline["scheduled"]),
+            "mfu_overlapped": mfu(overlapped),
+            "wires_hidden": (step - roofline["scheduled"]) / sum(over.values()) if any(over.values()) else 1.0,
+            "hbm_bytes_moved": int(found.moved),
+            "collectives": {name: int(size) for name, size in sorted(found.said.items(), key=lambda item: -item[1])},
+            "argument_bytes": {**parts, "optimiser": max(int(found.argument) - sum(parts.values()), 0)},
             "tokens": job.tokens,
         },
     )  # fmt: skip
@@ -150,8 +172,9 @@ def _plan(
 def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> list[str]:
     r, chip = job.request, topology.chip
     models = ", ".join(f"{count} {role} forward" for role, count in job.models.items()) or "no other model"
+    joined = f"{r.slices} slices of {topology}" if r.slices > 1 else str(topology)
     return [
-        f"{topology} as {words(sizes)}: {chip.peak / 1e12:g} Tflop/s, {chip.bandwidth / 1e9:g} GB/s to "
+        f"{joined} as {words(sizes)}: {chip.peak / 1e12:g} Tflop/s, {chip.bandwidth / 1e9:g} GB/s to "
         f"{chip.hbm / GIB:g} GiB HBM (15.75/16 of it usable), {chip.link / 1e9:g} GB/s a link and way (published)",
         f"{job.method.name}: {r.batch} prompts x {job.responses} responses x {r.seq} tokens, all attended and trained; "
         f"{models}; {r.param_dtype} weights, {r.reference_dtype} reference, {r.optimizer}, remat {r.remat}, "
@@ -159,8 +182,15 @@ def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> 
         "step_seconds: every operation at the longer of its flops at peak and its HBM bytes at full bandwidth, "
         "one after the other, and then all collectives, overlapping nothing; no other inefficiency. A bound, and not a "
         "measurement",
+        "scheduled: the compiler's own schedule, where a collective that is started goes on beside the core until the "
+        "operation that ends it; copies between memories are not taken to overlap",
         "collective bytes are those that arrive at a chip; an axis has the links of the dimensions of the slice "
-        "that it spans, both ways where they are rings",
+        "that it spans, both ways where they are rings"
+        + (
+            f"; data/dcn is between slices, {chip.dcn / 1e9:g} GB/s a chip of its host's {HOST / 1e9:g}"
+            if r.slices > 1
+            else ""
+        ),
         "model_flops: 6 N a token of the policy and 2 N of every other model, and causal attention; N = all parameters"
         + (f", of which {looked_up:.0%} are a table that is only looked up" if looked_up else ""),
         "flops: matrix products and attention kernels of the compiled program, loops as often as they run",
@@ -170,15 +200,12 @@ def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> 
 def _too_large(job: Job, topology: Topology, mesh: Mesh, sizes: Any, seconds: float, error: str) -> Plan:
     """What is known of a program that the compiler refuses because it does not fit."""
     used = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)", error)
-    argument = work.argument_bytes(job, sizes["fsdp"] * sizes["tensor"])
+    argument = work.argument_bytes(job, work.ways(sizes))
     peak = float(used[1]) * 1024 ** " KMGT".index(used[2] or " ") if used else argument
-    flops = work.executed_flops(job) / topology.size
-    width = jax.numpy.dtype(job.request.dtype).itemsize
-    gathered = work.gathered_bytes(job, sizes["fsdp"], width)
-    said = {"all-gather fsdp": gathered, "reduce-scatter fsdp": gathered / (2 + sum(job.models.values()))}
-    wires = _wires(topology, mesh, said)
-    return _plan(
-        job, topology, sizes, seconds, argument=int(argument), temp=int(max(peak - argument, 0)), peak=int(peak),
-        said=said if sizes["fsdp"] > 1 else {}, flops=flops, moved=0.0, serial=flops / topology.chip.peak, wires=wires,
-        notes=["the compiler refused the program because it does not fit: all but its memory is counted by hand"],
-    )  # fmt: skip
+    flops = work.executed_flops(job) / (topology.size * job.request.slices)
+    found = _Counted(
+        argument, max(peak - argument, 0), peak, work.said(job, sizes), flops, 0.0, flops / topology.chip.peak, None
+    )
+    wires = functools.partial(wire_seconds, topology, mesh, job.request.slices)
+    note = "the compiler refused the program because it does not fit: all but its memory is counted by hand"
+    return _plan(job, topology, sizes, seconds, found, wires, [note])

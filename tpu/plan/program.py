@@ -23,6 +23,8 @@ from tpu.partition import BATCH_AXES
 from tpu.schedules import OPTIMISERS, make_optimiser, make_schedule
 
 Struct = jax.ShapeDtypeStruct
+PRECOMPUTED: Mapping[str, tuple[str, ...]] = {"none": (), "reference": ("ref",), "all": ("ref", "opponent")}
+"""What `python -m tpu logprobs` has made beforehand -> the models that need not be there. (An anchor moves.)"""
 _INTEGERS, _FLAGS = ("tokens", "label"), ("loss_mask", "attention_mask", "response_mask")
 
 
@@ -33,7 +35,9 @@ class Request:
     model: str
     """A preset, a config.json, or a folder that has one."""
     topology: str
-    """`v5e:4x4`."""
+    """Of one slice: `v5e:4x4`."""
+    slices: int = 1
+    """How many of them; `data` is what crosses them."""
     method: str = "dpo"
     batch: int = 16
     """Prompts of the global batch."""
@@ -41,8 +45,8 @@ class Request:
     """Tokens of prompt and response together."""
     mesh: str | None = None
     """`fsdp=8,tensor=2`; None: the widest `fsdp` that fits."""
-    precomputed: bool = False
-    """The reference's log-probs come with the batch, and it is left out of the program."""
+    precomputed: str = "none"
+    """`PRECOMPUTED`: whose log-probs come with the batch; these models are left out of the program."""
     remat: str = "full"
     accumulate: int = 1
     """Micro-batches."""
@@ -81,7 +85,7 @@ class Job:
         """The other models that the step runs forward, and how many of each."""
         found = {}
         for role in SCORED:
-            if reads(self.method, role) and not (role == "ref" and self.request.precomputed):
+            if reads(self.method, role) and role not in PRECOMPUTED[self.request.precomputed]:
                 found[role] = self.request.history if role == "opponent" else 1
         return found
 
@@ -101,8 +105,7 @@ class Job:
         wanted = {*TOKENS, *self.method.reads} - made
         if reads(self.method, "behaviour"):
             wanted.add("behaviour_token_logp")
-        if r.precomputed and reads(self.method, "ref"):
-            wanted.add("ref_token_logp")
+        wanted |= {SCORED[role] for role in PRECOMPUTED[r.precomputed] if reads(self.method, role)}
         dtype = lambda name: jnp.int32 if name in _INTEGERS else jnp.bool_ if name in _FLAGS else jnp.float32
         return {
             name: Struct(tuple(sizes[axis] for axis in axes), dtype(name))
@@ -141,10 +144,15 @@ def read_request(request: Request, *, on_tpu: bool = True) -> Job:
     method = alignjax.methods[checks.member("method", request.method.replace("-", "_"), alignjax.methods)]
     if request.seq > config.max_length:
         raise ValueError(f"seq = {request.seq} is more than the {config.max_length} that {request.model} takes")
-    if request.precomputed and not reads(method, "ref"):
-        raise ValueError(f"{method.name} reads no reference: there are no log-probs of it to compute beforehand")
-    for name, options in (("dtype", DTYPES), ("reference_dtype", DTYPES), ("optimizer", OPTIMISERS)):
+    for name, options in (
+        ("precomputed", PRECOMPUTED),
+        ("dtype", DTYPES),
+        ("reference_dtype", DTYPES),
+        ("optimizer", OPTIMISERS),
+    ):
         checks.member(name, getattr(request, name), options)
+    if request.precomputed != "none" and not any(reads(method, role) for role in PRECOMPUTED[request.precomputed]):
+        raise ValueError(f"{method.name} reads no reference: there are no log-probs of it to compute beforehand")
     changes: dict[str, Any] = {"dtype": request.dtype, "param_dtype": request.param_dtype, "remat": request.remat}
     config = dataclasses.replace(config, **changes, attention=request.attention or "xla")
     if request.attention is None and on_tpu:
@@ -169,7 +177,7 @@ def lower(job: Job, mesh: Mesh) -> Any:
     """
     r = job.request
     optimiser = make_optimiser(r.optimizer, make_schedule("constant", 1e-6, 1))
-    carried = train_step.Carried.by(job.method, history=r.history)
+    carried = train_step.Carried.by(job.method, history=job.models.get("opponent", 0))
     params, batch = job.shapes(), job.batch()
     state = jax.eval_shape(lambda p: train_step.new_state(optimiser, p, carried, d_model=job.config.d_model), params)
     narrow = lambda x: Struct(x.shape, jnp.dtype(r.reference_dtype))

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from tpu.mesh import arranged
 from tpu.plan.chips import Topology
 
 MISSING = "compiling for a TPU slice needs libtpu, which is not installed: `make setup-pods`, or pip install 'jax[tpu]'"
@@ -25,8 +26,8 @@ def has_libtpu() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def slice_mesh(topology: Topology, sizes: Mapping[str, int]) -> Mesh:
-    """A mesh over a TPU slice that need not exist.
+def slice_mesh(topology: Topology, sizes: Mapping[str, int], slices: int = 1) -> Mesh:
+    """A mesh over a TPU slice that need not exist, or over several; `data` is what crosses them.
 
     Raises: LookupError, naming the command, without libtpu; ValueError if no such slice is made.
     """
@@ -34,15 +35,16 @@ def slice_mesh(topology: Topology, sizes: Mapping[str, int]) -> Mesh:
         raise LookupError(MISSING)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    from jax.experimental import mesh_utils, topologies
+    from jax.experimental import topologies
 
-    options = {"chip_config_name": "megacore"} if topology.kind == "v4" else {}  # one device a chip, as elsewhere
+    options: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+    if topology.kind == "v4":
+        options["chip_config_name"] = "megacore"  # one device a chip, as elsewhere
     try:
         there = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"topology {topology} is not made: {str(error).splitlines()[0]}") from None
-    shape = tuple(sizes.values())
-    return Mesh(mesh_utils.create_device_mesh(shape, there.devices, allow_split_physical_axes=True), tuple(sizes))
+    return Mesh(arranged(sizes, there.devices, slices), tuple(sizes))
 
 
 def cpu_mesh(sizes: Mapping[str, int]) -> Mesh:

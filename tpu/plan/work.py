@@ -4,6 +4,8 @@ A token costs 2 operations for every parameter forwards and 4 backwards; attenti
 positions forwards, of which causality leaves half.
 """
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 
 from tpu.plan.program import Job, parameters
@@ -55,9 +57,48 @@ def gathered_bytes(job: Job, ways: int, width: int) -> float:
     return ((2 + others) * layers + (1 + others) * head) * width * (ways - 1) / ways
 
 
-def argument_bytes(job: Job, ways: int) -> float:
-    """Parameters, the two moments of Adam, and the other models, split so many ways."""
+def held(job: Job) -> dict[str, float]:
+    """Bytes of all parameters of each model that stays in memory, globally: the policy's, and by the others' roles."""
     n = parameters(job.shapes())
     own = jnp.dtype(job.request.param_dtype).itemsize
-    others = {"ref": jnp.dtype(job.request.reference_dtype).itemsize}
-    return n * (3 * own + sum(count * others.get(role, own) for role, count in job.models.items())) / ways
+    width = {"ref": jnp.dtype(job.request.reference_dtype).itemsize}
+    return {"parameters": n * own, **{role: count * n * width.get(role, own) for role, count in job.models.items()}}
+
+
+def argument_bytes(job: Job, ways: int) -> float:
+    """Parameters, the two moments of Adam, and the other models, split so many ways."""
+    own = held(job)
+    return (sum(own.values()) + 2 * own["parameters"]) / ways
+
+
+def ways(sizes: Mapping[str, int]) -> int:
+    """Over how many chips a parameter is split."""
+    return sizes["fsdp"] * sizes["sequence"] * sizes["tensor"]
+
+
+def said(job: Job, sizes: Mapping[str, int]) -> dict[str, float]:
+    """Bytes that arrive at a chip, by collective and axis: parameters gathered and gradients scattered over `fsdp`
+    (and `sequence`), and summed over `data`, within a slice and then between slices.
+
+    What `tensor` says of activations: two all-reduces of a layer forwards and two backwards, and again with `remat`.
+    """
+    r, c = job.request, job.config
+    width = jnp.dtype(r.dtype).itemsize
+    split, over = sizes["fsdp"] * sizes["sequence"], sizes["tensor"]
+    found: dict[str, float] = {}
+    if split > 1:
+        axis = "+".join(name for name in ("fsdp", "sequence") if sizes[name] > 1)
+        gathered = r.accumulate * gathered_bytes(job, split, width) / over
+        scattered = r.accumulate * parameters(job.shapes()) * width * (split - 1) / split / over
+        found |= {f"all-gather {axis}": gathered, f"reduce-scatter {axis}": scattered}
+    whole = 2 * parameters(job.shapes()) * width / (split * over)
+    within = sizes["data"] // r.slices
+    if within > 1:
+        found["all-reduce data"] = r.accumulate * whole * (within - 1) / within
+    if r.slices > 1:
+        found["all-reduce data/dcn"] = r.accumulate * whole / within * (r.slices - 1) / r.slices
+    if over > 1:
+        passes = 2 * (FORWARD + 1 + (c.remat == "full") + sum(job.models.values()))
+        mine = job.tokens / (sizes["data"] * split) * c.d_model * width
+        found["all-reduce tensor"] = passes * c.num_layers * 2 * mine * (over - 1) / over
+    return found
