@@ -142,4 +142,5 @@ def policy_and_reference(problem: Problem, logp: LogPolicy) -> tuple[LogPolicy, 
 def uniform(problem: Problem, logp: LogPolicy) -> LogPolicy:
     """Uniform over the responses the reference supports. Texts have no such law: the reference, of full support too."""
     support = ~jnp.isneginf(problem.ref_logp)
-    return sg(jnp.where(support, -jnp.log(support.sum(-1, keepdims=True)), -jnp.inf))
+    count = support.sum(-1, keepdims=True, dtype=problem.ref_logp.dtype)
+    return sg(jnp.where(support, -jnp.log(count), -jnp.inf))

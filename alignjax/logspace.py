@@ -24,7 +24,7 @@ def as_float(x: ArrayLike) -> Array:
     if x.weak_type and jnp.issubdtype(x.dtype, jnp.floating):
         return x
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        return x.astype(jnp.result_type(float))
+        return x * 1.0 if x.weak_type and x.dtype != bool else x.astype(jnp.result_type(float))
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -227,6 +227,10 @@ class Method:
                 if np.ndim(value):
                     raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}; sweep it with jax.vmap")
                 HYPERPARAMETERS[name][0](name, value)
+            elif isinstance(self.defaults[name], bool) and not isinstance(value, bool | np.bool_):
+                raise ValueError(f"{name} of {self.name} must be True or False, got {value!r}")
+            elif isinstance(value, np.bool_):
+                merged[name] = bool(value)
         return merged
 
     def own(self, function: Callable[..., Any], hyper: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class MultiplayerGame(Game):
         if getattr(self, needed) is None or getattr(self, other) is not None:
             raise ValueError(f'oracle="{self.oracle}" needs {needed} and no {other}')
         checks.positive("tau", self.tau)
+        if self.ref_logp is None:
+            raise ValueError("ref_logp must hold the reference's log-probs [..., A], got None")
         checks.log_policy("ref_logp", self.ref_logp)
         ref_logp, tau = as_policy(self.ref_logp), as_float(self.tau)
         size = ref_logp.shape[-1]
@@ -241,7 +243,7 @@ def _players(game: MultiplayerGame, name: str, logp: ArrayLike, count: int) -> A
 @version_of(best_response, MultiplayerGame)
 def _best_response(game: MultiplayerGame, opponents_logp: ArrayLike, player: int = 0) -> Float[Array, "*batch A"]:
     r"""argmax_pi J_i(pi, opponents): log BR(y) = log ref(y) + P_i(y beats the opponents) / tau - log Z."""
-    if not isinstance(player, int) or not 0 <= player < game.num_players:
+    if not isinstance(player, int | np.integer) or not 0 <= player < game.num_players:
         raise ValueError(f"player must be one of 0..{game.num_players - 1}, got {player!r}")
     opponents = _players(game, "opponents_logp", opponents_logp, game.num_players - 1)
     return log_softmax(game.ref_logp + game.win_rate_against(opponents, player) / per_batch(game.tau))

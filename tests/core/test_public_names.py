@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import alignjax as aj
-from alignjax import envs, games
+from alignjax import envs, games, multiobjective
 
 LIST = Path(__file__).with_name("public_names.txt")
 
@@ -36,7 +36,13 @@ def described(prefix, module):
 
 
 def current():
-    lines = [*described("alignjax", aj), *described("alignjax.games", games), *described("alignjax.envs", envs)]
+    modules = {
+        "alignjax": aj,
+        "alignjax.games": games,
+        "alignjax.envs": envs,
+        "alignjax.multiobjective": multiobjective,
+    }
+    lines = [line for prefix, module in modules.items() for line in described(prefix, module)]
     for row in games.SOLVERS:
         lines.append(f"solver {row.name}: {row.defaults}")
     for name in sorted(aj.methods):
@@ -56,7 +62,7 @@ def test_public_names_are_those_of_the_list():
     assert lines == expected
 
 
-@pytest.mark.parametrize("module", [aj, games, envs], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [aj, games, envs, multiobjective], ids=lambda m: m.__name__)
 def test_every_public_name_exists_and_is_documented(module):
     assert len(set(module.__all__)) == len(module.__all__) > 0
     for name in module.__all__:

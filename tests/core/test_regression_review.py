@@ -32,6 +32,8 @@ def test_a_step_is_held_to_every_temperature_at_its_own_time():
 def test_float32_problems_stay_float32_under_x64(x64, name):
     narrow = np.asarray(P3, np.float32)
     problem = aj.Problem(ref_logp=narrow, reward=np.asarray([0, 1, 2], np.float32), anchor_logp=narrow)
+    for other in ("egpo", "bond", "vbon"):
+        assert aj.population_loss(other, problem, narrow).dtype == jnp.float32
     assert aj.fit(name, problem, num_steps=2, learning_rate=0.1).logp.dtype == jnp.float32
     assert aj.gibbs(narrow, problem.reward, 0.5).dtype == jnp.float32
     game = games.PreferenceGame(preference=np.asarray(games.library.comal(), np.float32), tau=0.1)
@@ -157,3 +159,22 @@ def test_gradient_of_an_f_divergence_with_an_infinite_slope(x64):
     found = jax.grad(lambda z: aj.f_divergence(jax.nn.log_softmax(z), Q3, lambda u: u * jnp.log(u)))(jnp.asarray(P3))
     np.testing.assert_allclose(found, p * (d - (p * d).sum()), atol=1e-12)
     assert q.sum() == pytest.approx(1)
+
+
+def test_a_player_is_any_integer_and_a_game_has_a_reference():
+    table, ref = games.library.comal(), np.log(np.full(3, 1 / 3))
+    game = games.MultiplayerGame(preferences=table, ref_logp=ref, tau=0.1, num_players=2)
+    found = games.best_response(game, ref[None], player=np.int64(1))
+    np.testing.assert_array_equal(found, games.best_response(game, ref[None], player=1))
+    with pytest.raises(ValueError, match="player must be one of 0..1, got 2"):
+        games.best_response(game, ref[None], player=2)
+    with pytest.raises(ValueError, match=r"ref_logp must hold the reference's log-probs \[..., A\], got None"):
+        games.MultiplayerGame(preferences=table, ref_logp=None, tau=0.1, num_players=2)
+
+
+def test_a_switch_is_true_or_false():
+    problem = aj.Problem(ref_logp=P3, reward=[0.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="include_b of bond must be True or False, got 1"):
+        aj.population_loss("bond", problem, P3, include_b=1)
+    on = [aj.population_loss("bond", problem, Q3, include_b=yes) for yes in (np.True_, True)]
+    assert on[0] == on[1] != aj.population_loss("bond", problem, Q3, include_b=False)
