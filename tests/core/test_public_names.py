@@ -12,6 +12,7 @@ import pytest
 import alignjax as aj
 from alignjax import envs, games, multiobjective
 
+MODULES = (aj, games, envs, multiobjective)
 LIST = Path(__file__).with_name("public_names.txt")
 
 
@@ -62,7 +63,7 @@ def test_public_names_are_those_of_the_list():
     assert lines == expected
 
 
-@pytest.mark.parametrize("module", [aj, games, envs, multiobjective], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 def test_every_public_name_exists_and_is_documented(module):
     assert len(set(module.__all__)) == len(module.__all__) > 0
     for name in module.__all__:

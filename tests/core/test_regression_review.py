@@ -166,7 +166,7 @@ def test_a_player_is_any_integer_and_a_game_has_a_reference():
     game = games.MultiplayerGame(preferences=table, ref_logp=ref, tau=0.1, num_players=2)
     found = games.best_response(game, ref[None], player=np.int64(1))
     np.testing.assert_array_equal(found, games.best_response(game, ref[None], player=1))
-    with pytest.raises(ValueError, match="player must be one of 0..1, got 2"):
+    with pytest.raises(ValueError, match=r"player must be one of 0\.\.1, got 2"):
         games.best_response(game, ref[None], player=2)
     with pytest.raises(ValueError, match=r"ref_logp must hold the reference's log-probs \[..., A\], got None"):
         games.MultiplayerGame(preferences=table, ref_logp=None, tau=0.1, num_players=2)
