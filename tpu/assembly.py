@@ -3,6 +3,7 @@
 Whatever is wrong with what was asked for is found here, before any work.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,9 +19,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import alignjax
 from alignjax import checks, lm
-from tpu import adapters, flops, precompute
+from tpu import adapters, flops, global_arrays, precompute
 from tpu.arguments import UsageError
 from tpu.bridge import reads
+from tpu.distributed import is_first, same, several
 from tpu.fingerprint import fingerprint
 from tpu.loop import Run, keep_if_not_finite
 from tpu.mesh import make_mesh
@@ -61,7 +63,8 @@ def assemble(settings: Settings) -> Run:
         "reference": None if reference is None else fingerprint(reference),
         "data": data_digest(parts.data),
     }
-    same = identity(settings, facts)
+    agreed = identity(settings, facts)
+    same("the run", agreed)
     work = flops.per_token(parts.params, reference is not None and _scores(parts, "ref"))
     parts.params = None  # the state and the reference have their own
     paths = _described(parts, example)
@@ -69,10 +72,10 @@ def assemble(settings: Settings) -> Run:
     return Run(
         name=settings.method, out=settings.folder, steps=settings.steps, state=state, reference=reference, step=step,
         batches=parts.batches, prepare=parts.prepare, learning_rate=_rates(parts.schedule, settings.steps),
-        identity=same, described=paths, yaml=as_yaml(settings),
+        identity=agreed, described=paths, yaml=as_yaml(settings),
         evaluate=evaluator(parts, _data) if settings.eval_data else None,
         generate=generator(parts), export=functools.partial(export, parts),
-        check=functools.partial(check, parts) if settings.checks else None,
+        check=functools.partial(check, parts) if settings.checks else None, place=_placer(parts) if several() else None,
         save_every=settings.save_every, keep=settings.keep, keep_best=settings.keep_best,
         eval_every=settings.eval_every, peak_flops=peak,
         flops_per_token=work,
@@ -94,7 +97,8 @@ def _parts(settings: Settings) -> Parts:
     if method is None and settings.online:
         raise UsageError(f"{task_name} is trained on a file; a reward or a judge would have no effect")
     hyper = {} if method is None else loss_hyperparameters(method, settings.hyper, online=settings.online)
-    config, params, tokenizer = load_model(settings.model, seed=settings.seed, dtype=settings.param_dtype)
+    with _on_host():
+        config, params, tokenizer = load_model(settings.model, seed=settings.seed, dtype=settings.param_dtype)
     config = dataclasses.replace(config, dtype=settings.dtype or settings.param_dtype, remat=settings.remat)
     if settings.max_length is not None and settings.max_length > config.max_length:
         raise UsageError(
@@ -112,13 +116,16 @@ def _parts(settings: Settings) -> Parts:
             raise UsageError(f"--ref-logps: {error}") from None
     if settings.batch > len(data):
         raise ValueError(f"--batch {settings.batch} is more than the {len(data)} rows of --data")
-    batches = lm.batches(data, settings.batch, seed=settings.seed, num_buckets=settings.num_buckets())
-    if method is not None and rollout is None:
-        check_method(method, data.feedback, data.num_responses)
     try:
         mesh = make_mesh(settings.mesh)
     except ValueError as error:
         raise UsageError(f"--mesh: {error}") from None
+    batches = lm.batches(
+        data, settings.batch, seed=settings.seed, num_buckets=settings.num_buckets(),
+        rows=_rows_here(settings, mesh) if several() and rollout is None else None,
+    )  # fmt: skip
+    if method is not None and rollout is None:
+        check_method(method, data.feedback, data.num_responses)
     schedule = make_schedule(
         settings.schedule, settings.learning_rate(), settings.schedule_steps or settings.steps, settings.warmup
     )
@@ -137,6 +144,26 @@ def _parts(settings: Settings) -> Parts:
         hyper=hyper, carried=carried, data=data, batches=batches, rollout=rollout, mesh=mesh, optimiser=optimiser,
         schedule=schedule,
     )  # fmt: skip
+
+
+def _on_host() -> Any:
+    """What is read from files lies in the host's memory, and not on the first device, until it is spread."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX was told to use an accelerator alone
+        return contextlib.nullcontext()
+
+
+def _rows_here(settings: Settings, mesh: Any) -> np.ndarray:
+    """Which rows of a batch this process reads. Online it reads all, and draws the responses with the others."""
+    if mesh.size != jax.device_count():
+        raise UsageError(f"--mesh is of {mesh.size} devices, but the processes have {jax.device_count()}: use all")
+    prompt = {"value": jax.ShapeDtypeStruct((settings.batch,), np.float32)}
+    try:
+        where = batch_shardings(prompt, mesh)["value"]
+    except ValueError as error:
+        raise UsageError(f"--batch {settings.batch} does not fit --mesh: {error}") from None
+    return global_arrays.rows_here(where, (settings.batch,))
 
 
 def _with_adapters(settings: Settings, config: lm.DecoderConfig) -> Any:
@@ -168,10 +195,15 @@ def _rollout(settings: Settings, config: Any, method: Any, hyper: Mapping[str, A
     return Rollout(
         config=config, method=method, hyper=hyper, tokenizer=tokenizer, sampling=sampling,
         plan=plan_of(method, settings.num_responses, settings.sampler),
-        reward=rewards.load(",".join(settings.reward)) if settings.reward else None,
-        judge=rewards.load_judge(settings.judge) if settings.judge else None,
+        reward=_scored_together(rewards.load(",".join(settings.reward))) if settings.reward else None,
+        judge=_scored_together(rewards.load_judge(settings.judge)) if settings.judge else None,
         hard_labels=settings.hard_labels, opponents=settings.opponents, pool_size=settings.pool_size,
     )  # fmt: skip
+
+
+def _scored_together(feedback: Any) -> Any:
+    """A reward or judge that is asked about every text once, whatever the number of processes."""
+    return dataclasses.replace(feedback, function=global_arrays.shared(feedback.function))
 
 
 def _data(settings: Settings, paths: tuple[str, ...], config: Any, tokenizer: Any, rollout: Any) -> Any:
@@ -196,7 +228,7 @@ def _data(settings: Settings, paths: tuple[str, ...], config: Any, tokenizer: An
             raise UsageError(f"--data {error.filename or ', '.join(paths)}: {error.strerror or error}") from None
         except ValueError as error:
             raise UsageError(f"--data {error}") from None
-    for warning in caught:
+    for warning in caught if is_first() else ():
         print(f"warning: {warning.message}", file=sys.stderr)
     return data
 
@@ -231,7 +263,7 @@ def data_digest(data: Any) -> dict[str, Any]:
 
 def _example(parts: Parts) -> Batch:
     """Names, shapes and dtypes of the batches of the step."""
-    batch = {name: np.asarray(x) for name, x in parts.batches.batch(0).items()}
+    batch = {name: np.asarray(x) for name, x in parts.batches.batch(0, whole=True).items()}
     if parts.rollout is None:
         return parts.read(batch)
     size, k = parts.settings.batch, len(parts.rollout.plan.slots)
@@ -250,6 +282,17 @@ def _example(parts: Parts) -> Batch:
         else:
             found[field] = responses
     return parts.read(found)
+
+
+def _placer(parts: Parts) -> Callable[[Batch], Batch]:
+    """See `Run.place`."""
+    size, rows = parts.settings.batch, parts.batches.mine
+
+    def place(batch: Batch) -> Batch:
+        whole = {n: jax.ShapeDtypeStruct((size, *np.shape(x)[1:]), np.asarray(x).dtype) for n, x in batch.items()}
+        return global_arrays.placed(batch, batch_shardings(whole, parts.mesh), size, rows)
+
+    return place
 
 
 def _placed(parts: Parts) -> tuple[TrainState, Any, Any, Batch]:
@@ -278,8 +321,7 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
     """(where the state lies, where the reference lies, state, reference)."""
     settings, key, mesh = parts.settings, jax.random.key(parts.settings.seed), parts.mesh
     whole = NamedSharding(mesh, PartitionSpec())
-    # What was read from files lies on one device.
-    spread = lambda params: jax.device_put(params, shardings(lm.logical_axes(parts.decoder), params, mesh))
+    spread = lambda params: global_arrays.spread(params, shardings(lm.logical_axes(parts.decoder), params, mesh))
     parts.params = spread(parts.params)
     if parts.config is not parts.decoder:
         model = parts.config
@@ -300,7 +342,8 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
     where = state_shardings(parts.config, parts.optimiser, mesh, parts.carried)
     other = None
     if settings.reference is not None:
-        config, other, _ = load_model(settings.reference, seed=settings.seed, dtype=settings.param_dtype)
+        with _on_host():
+            config, other, _ = load_model(settings.reference, seed=settings.seed, dtype=settings.param_dtype)
         if dataclasses.replace(config, dtype=parts.decoder.dtype, remat=parts.decoder.remat) != parts.decoder:
             raise UsageError(f"--reference {settings.reference} is a model of another shape than {settings.model}")
         other = spread(other)
@@ -342,7 +385,12 @@ def _described(parts: Parts, example: Batch) -> dict[str, Any]:
             **{n: getattr(parts.data, n) for n in ("truncated", "prompts_cut", "dropped") if hasattr(parts.data, n)},
         },
         "mesh": {axis: int(size) for axis, size in parts.mesh.shape.items()},
-        "devices": {"used": parts.mesh.size, "there": jax.device_count(), "platform": jax.default_backend()},
+        "devices": {
+            "used": parts.mesh.size,
+            "there": jax.device_count(),
+            "platform": jax.default_backend(),
+            "processes": jax.process_count(),
+        },
         "versions": versions(),
         "git_commit": git_commit(),
     }

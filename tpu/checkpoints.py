@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from tpu.arguments import Failed
+from tpu.distributed import everyone, first, several
 from tpu.fingerprint import fingerprint
 
 
@@ -78,7 +79,7 @@ class Checkpoints:
     ) -> None:
         if kind is None:
             self._manager.close()
-        else:  # what was begun may still become whole; why it does not was told already
+        elif not several():  # what was begun may still become whole; why it does not was told already
             with contextlib.suppress(Exception):
                 self._manager.wait_until_finished()
 
@@ -127,11 +128,18 @@ class Checkpoints:
         Raises: Failed if there are checkpoints and all of them are broken.
         """
         broken: list[str] = []
-        for step in reversed(self.steps()):
+        for step in reversed(first(self.steps())):
+            found, problem = None, None
             try:
                 found = self._read(step, like)
             except Exception as error:
-                broken.append(f"the checkpoint of step {step} is broken: {_first_line(error)}")
+                problem = _first_line(error)
+            # What one process cannot read, none takes; the fingerprint is worked out by all of them together.
+            problems = [told for told in everyone(problem) if told is not None]
+            if found is not None and not problems and fingerprint(found.state) != found.record["fingerprint"]:
+                problems.append("its arrays are not those that were written")
+            if found is None or problems:
+                broken.append(f"the checkpoint of step {step} is broken: {problems[0]}")
                 continue
             for message in broken:
                 warnings.warn(f"{message}; going on from the one of step {step}", stacklevel=2)
@@ -149,20 +157,31 @@ class Checkpoints:
                 continue
         return None
 
+    def _alone(self, path: Path, handler: Any, args: Any) -> Any:
+        """Reads what this process wants of a part of a checkpoint, without waiting for the others: a part that only one
+        of them finds broken would leave the others waiting.
+        """
+        me = jax.process_index()
+        options = self._ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
+        )
+        with self._ocp.Checkpointer(
+            handler(multiprocessing_options=options), multiprocessing_options=options
+        ) as checkpointer:
+            return checkpointer.restore(path, args=args)
+
     def _record(self, step: int) -> Mapping[str, Any]:
-        args = self._ocp.args
-        record: Mapping[str, Any] = self._manager.restore(step, args=args.Composite(record=args.JsonRestore())).record
+        where = self.folder / str(step) / "record"
+        record: Mapping[str, Any] = self._alone(where, self._ocp.JsonCheckpointHandler, self._ocp.args.JsonRestore())
         return record
 
     def _read(self, step: int, like: Any) -> Restored:
-        args = self._ocp.args
         record = self._record(step)
         leaf = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
         wanted = flat(jax.tree.map(leaf, like))
-        got = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(wanted))).state
+        where = self.folder / str(step) / "state"
+        got = self._alone(where, self._ocp.StandardCheckpointHandler, self._ocp.args.StandardRestore(wanted))
         state = jax.tree.unflatten(jax.tree.structure(like), [got[name] for name in wanted])
-        if fingerprint(state) != record["fingerprint"]:
-            raise ValueError("its arrays are not those that were written")
         return Restored(step, state, record)
 
     def drop_after(self, step: int) -> None:

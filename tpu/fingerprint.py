@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from tpu.global_arrays import fetched
+
 
 def _words(x: Array) -> UInt32[Array, "..."]:
     """The bits of `x` as uint32, with a last axis of words for types wider than that."""
@@ -47,7 +49,7 @@ def _all_sums(leaves: list[Array]) -> list[Array]:
 def fingerprint(tree: Any) -> str:
     """16 hexadecimal digits of the names, shapes, dtypes and bits of all leaves. -0.0 and 0.0 differ, as do NaNs."""
     named = jax.tree_util.tree_leaves_with_path(tree)
-    sums = jax.device_get(_all_sums([jnp.asarray(leaf) for _, leaf in named]))
+    sums = fetched(_all_sums([jnp.asarray(leaf) for _, leaf in named]))
     digest = hashlib.sha256()
     for (path, leaf), pair in zip(named, sums, strict=True):
         leaf = jnp.asarray(leaf)

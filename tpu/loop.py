@@ -28,6 +28,8 @@ from tqdm import tqdm
 from alignjax import checks
 from tpu.arguments import Failed, UsageError
 from tpu.checkpoints import Checkpoints, best_of
+from tpu.distributed import first, is_first, preempted, several
+from tpu.global_arrays import fetched
 from tpu.metrics import RunLog, read_rows
 from tpu.run_folder import EXPORTED, check_same_run, exported_steps, write
 
@@ -83,6 +85,8 @@ class Run:
     """(state, reference, updates made before) -> the checks at the start, a line each. Raises: UsageError."""
     say: Callable[[str], None] = lambda line: None
     """Tells the user a line."""
+    place: Callable[[Batch], Batch] | None = None
+    """Puts a batch of NumPy arrays on a mesh that several processes make; None: the step takes it as it is."""
     save_every: int = 100
     keep: int = 2
     keep_best: str | None = None
@@ -100,15 +104,22 @@ class Run:
 
 
 class Stop:
-    """SIGTERM asks for a stop at the next boundary. Only the main thread can be asked; elsewhere nothing changes."""
+    """SIGTERM asks for a stop at the next boundary. Only the main thread can be asked; elsewhere nothing changes.
+
+    Of several processes any may be asked: JAX's runtime has the signal, and they agree on a boundary.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self._asked = False
         self._before: Any = None
-        self._main = threading.current_thread() is threading.main_thread()
+        self._main = threading.current_thread() is threading.main_thread() and not several()
+
+    def at(self, boundary: int) -> bool:
+        """Whether to stop here. All processes ask at every boundary."""
+        return preempted(boundary) if several() else self._asked
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self._asked = True
 
     def __enter__(self) -> "Stop":
         if self._main:
@@ -174,13 +185,13 @@ class _Loop:
         run = self.run
         if resume:
             for line in check_same_run(run.out, run.identity, run.described, self.checkpoints.record()):
-                print(f"warning: {line}", file=sys.stderr)
+                self._warn(line)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 restored = self.checkpoints.restore(run.state)
             for warning in caught:
                 if issubclass(warning.category, UserWarning):
-                    print(f"warning: {warning.message}", file=sys.stderr)
+                    self._warn(str(warning.message))
             if restored is not None:
                 record = restored.record
                 run.state, self.done = restored.state, restored.step
@@ -194,14 +205,21 @@ class _Loop:
             self.checks = run.check(run.state, run.reference, self.done)
             for line in self.checks:
                 run.say(line)
-        described = {**run.described, "identity": run.identity}
-        write(run.out / "config.json", json.dumps(described, indent=2) + "\n")
-        write(run.out / "config.yaml", run.yaml)
+        if is_first():
+            described = {**run.described, "identity": run.identity}
+            write(run.out / "config.json", json.dumps(described, indent=2) + "\n")
+            write(run.out / "config.yaml", run.yaml)
+
+    @staticmethod
+    def _warn(line: str) -> None:
+        if is_first():
+            print(f"warning: {line}", file=sys.stderr)
 
     def go(self) -> None:
         run = self.run
-        with RunLog(run.out, self.done) as self.log:
-            bar = tqdm(total=run.steps, initial=self.done, desc=run.name, disable=not sys.stderr.isatty())
+        with RunLog(run.out, self.done, active=is_first()) as self.log:
+            shown = is_first() and sys.stderr.isatty()
+            bar = tqdm(total=run.steps, initial=self.done, desc=run.name, disable=not shown)
             with bar:
                 while self.done < run.steps:
                     self._boundary()
@@ -215,7 +233,7 @@ class _Loop:
         due = run.eval_every > 0 and (done % run.eval_every == 0 or last)
         if due and self.evaluated != done:
             self._evaluate()
-        stopping = self.stop.asked and not last
+        stopping = self.stop.at(done) and not last
         due = done > 0 and (last or stopping or (run.save_every > 0 and done % run.save_every == 0))
         if due and self.saved != done:
             self._save()
@@ -252,6 +270,8 @@ class _Loop:
         said: Mapping[str, Any] = {}
         if run.prepare is not None:
             batch, said = run.prepare(run.state, run.reference, batch, t)
+        if run.place is not None:
+            batch = run.place(batch)
         run.state, measured = run.step(run.state, run.reference, batch)
         metrics = {name: float(value) for name, value in {**jax.device_get(measured), **said}.items()}
         took = time.perf_counter() - began
@@ -288,8 +308,9 @@ class _Loop:
         """The batch, and the state that met it."""
         run, t = self.run, self.done
         file = run.out / f"nan-batch-{t}.npz"
-        arrays: dict[str, Any] = {name: np.asarray(jax.device_get(x)) for name, x in batch.items()}
-        np.savez(file, **arrays)
+        arrays: dict[str, Any] = {name: np.asarray(x) for name, x in fetched(dict(batch)).items()}
+        if is_first():
+            np.savez(file, **arrays)
         with Checkpoints(run.out / f"nan-state-{t}", keep=1) as kept:
             kept.save(t, run.state, {"identity": run.identity})
             kept.wait()
@@ -299,10 +320,13 @@ class _Loop:
         )
 
     def _export(self, export: Callable[[Path, Any, Any], None]) -> None:
-        """The model beside its place, then into it."""
+        """The model beside its place, then into it; all processes give their part of it to the first, which writes."""
         model, beside = self.run.out / "model", self.run.out / "model.part"
-        shutil.rmtree(beside, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(beside, ignore_errors=True)
         export(beside, self.run.state, self.run.reference)
+        if not is_first():
+            return
         write(beside / EXPORTED, json.dumps({"steps": self.done}) + "\n")
         if model.exists():  # of fewer updates: the run was made longer
             shutil.rmtree(model)
@@ -310,15 +334,16 @@ class _Loop:
 
     def finish(self) -> dict[str, Any]:
         run = self.run
-        if run.export is not None and exported_steps(run.out / "model") != self.done:
+        if run.export is not None and first(exported_steps(run.out / "model")) != self.done:
             self._export(run.export)
-        losses = [row["loss"] for row in read_rows(run.out / "metrics.jsonl")]
+        losses = [row["loss"] for row in read_rows(run.out / "metrics.jsonl")] if is_first() else [None]
         later = sorted(self.seconds[1:])
+        first_loss, final_loss = first([losses[0], losses[-1]])  # and so all wait for the model to be written
         return {
             **run.summary,
             "steps": run.steps,
-            "first_loss": losses[0],
-            "final_loss": losses[-1],
+            "first_loss": first_loss,
+            "final_loss": final_loss,
             "seconds": time.perf_counter() - self.started,
             "first_step_seconds": self.seconds[0] if self.seconds else None,
             "step_seconds": later[len(later) // 2] if later else None,

@@ -62,19 +62,21 @@ class RunLog:
     """The files of a run in the folder `out`, from the step `start` on: what was written after it goes.
 
     A row of metrics.jsonl at step t belongs to update t, so that a checkpoint of `start` updates keeps t < start; an
-    evaluation at step t was made after t updates and before the checkpoint of t, and stays.
+    evaluation at step t was made after t updates and before the checkpoint of t, and stays. One that is not `active`
+    (of several processes the first one writes) touches nothing.
     """
 
-    def __init__(self, out: Path, start: int = 0, *, tensorboard: bool = True) -> None:
+    def __init__(self, out: Path, start: int = 0, *, tensorboard: bool = True, active: bool = True) -> None:
+        self._active, self._out = active, out
+        self._board: Any = None
+        self._files: dict[str, IO[str]] = {}
+        if not active:
+            return
         for name in FILES:
             after_updates = name in ("eval", "samples")
             keep = (lambda t: t <= start and start > 0) if after_updates else (lambda t: t < start)
             truncate(out / f"{name}.jsonl", keep)
-        self._files: dict[str, IO[str]] = {
-            name: open(out / f"{name}.jsonl", "a", encoding="utf-8") for name in ("metrics", "timing")
-        }
-        self._out = out
-        self._board: Any = None
+        self._files |= {name: open(out / f"{name}.jsonl", "a", encoding="utf-8") for name in ("metrics", "timing")}
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -94,6 +96,8 @@ class RunLog:
     def write(self, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """One line of one of the `FILES`, on its way to the disk when this returns; the row as it was written."""
         row = plain(row)
+        if not self._active:
+            return row
         if name not in self._files:
             self._files[name] = open(self._out / f"{name}.jsonl", "a", encoding="utf-8")
         self._files[name].write(json.dumps(row) + "\n")

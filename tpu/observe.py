@@ -13,6 +13,8 @@ from alignjax import lm
 from tpu import adapters, invariants
 from tpu.arguments import UsageError
 from tpu.bridge import TOKENS
+from tpu.distributed import is_first
+from tpu.global_arrays import fetched, on_first
 from tpu.parts import Batch, Parts
 from tpu.train_step import TrainState, check_method
 
@@ -64,7 +66,7 @@ def generator(parts: Parts) -> Callable[[TrainState, Any, int], list[Mapping[str
             temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, stop=stops,
             attention_mask=found["prompt_mask"], pad=parts.tokenizer.pad,
         )  # fmt: skip
-        made = jax.device_get(made)
+        made = fetched(made)
         text = lambda tokens, mask: parts.tokenizer.decode([int(t) for t, m in zip(tokens, mask, strict=True) if m])
         prompts = [text(*pair) for pair in zip(found["prompts"], found["prompt_mask"], strict=True)]
         written = [text(*pair) for pair in zip(made.tokens, made.mask, strict=True)]
@@ -74,25 +76,26 @@ def generator(parts: Parts) -> Callable[[TrainState, Any, int], list[Mapping[str
 
 
 def export(parts: Parts, folder: Path, state: TrainState, reference: Any) -> None:
-    """A Hugging Face folder, with the tokenizer."""
+    """A Hugging Face folder, with the tokenizer. Of several processes the first one writes, with the help of all."""
+    if parts.config is parts.decoder:
+        params = state.params
+    else:
+        params = adapters.export(parts.config, reference, state.params)
+    params = on_first(params)
+    if not is_first():
+        return
     if parts.settings.method == "reward_model":
         from tpu.reward_model import save_reward_model
 
-        save_reward_model(folder, parts.decoder, state.params, parts.tokenizer)
+        save_reward_model(folder, parts.decoder, params, parts.tokenizer)
     else:
-        own = parts.config is parts.decoder
-        params = state.params if own else adapters.export(parts.config, reference, state.params)
         lm.save(folder, parts.decoder, params, parts.tokenizer)
 
 
 def check(parts: Parts, state: TrainState, reference: Any, done: int) -> list[str]:
     """See `invariants`; one line each."""
-    position = parts.batches.get_state()
-    try:
-        raw = next(parts.batches)
-        batch = parts.prepare(state, reference, raw, done)[0]
-    finally:
-        parts.batches.set_state(position)
+    raw = parts.batches.batch(parts.batches.get_state()["step"], whole=True)
+    batch = parts.prepare(state, reference, raw, done)[0]
     found = [_check_reference(parts, state, reference, batch, done)]
     dtype = parts.decoder.dtype
 
@@ -128,4 +131,5 @@ def _check_reference(parts: Parts, state: TrainState, reference: Any, batch: Bat
     policy = lm.token_logps(parts.config, parts.policy(state, reference), *arrays).sum(-1)
     there = lm.token_logps(parts.config, reference, *arrays) if stored is None else jnp.asarray(stored)
     there = jnp.where(jnp.asarray(batch["loss_mask"]) != 0, there, 0.0).sum(-1)
+    policy, there = fetched((policy, there))
     return invariants.policy_is_reference(policy, there, dtype=parts.decoder.dtype, precomputed=stored is not None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tpu.arguments import UsageError
+from tpu.distributed import first, is_first
 from tpu.run_config import differences
 
 FILES = ("config.json", "config.yaml", "metrics.jsonl", "eval.jsonl", "samples.jsonl", "timing.jsonl")
@@ -23,10 +24,16 @@ def holds_a_run(out: Path) -> bool:
 
 
 def prepare_out(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder and tries to write into it.
+    """Makes the folder and tries to write into it; of several processes the first one does, and all wait for it.
 
     Raises: OSError; UsageError if the folder holds a run that is neither to be resumed nor overwritten.
     """
+    if is_first():
+        _prepare(out, resume, overwrite)
+    first(None)
+
+
+def _prepare(out: Path, resume: bool, overwrite: bool) -> None:
     if holds_a_run(out):
         if overwrite and not resume:
             for name in FILES:

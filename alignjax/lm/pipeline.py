@@ -54,7 +54,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     """`batches` makes it: an iterator without end, and its position."""
 
     def __init__(
-        self, data: Rows, batch_size: int, seed: int, num_hosts: int, host: int, lengths: tuple[int, ...], prefetch: int
+        self, data: Rows, batch_size: int, seed: int, mine: np.ndarray, lengths: tuple[int, ...], prefetch: int
     ) -> None:
         self.data = data
         self.batch_size = batch_size
@@ -63,7 +63,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         self.lengths = lengths
         """The buckets, ascending."""
         self.steps_per_epoch = len(data) // batch_size
-        self._mine = slice(host * batch_size // num_hosts, (host + 1) * batch_size // num_hosts)
+        self.mine = mine
+        """Which rows of a step are read here, ascending."""
         self._bucket = np.searchsorted(lengths, data.lengths)
         self._planned: tuple[int, np.ndarray] | None = None
         counted = np.ascontiguousarray(data.lengths, np.int64).tobytes()
@@ -89,12 +90,13 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             self._planned = epoch, steps[_shuffled(self.steps_per_epoch, (self.seed, epoch, 1))]
         return self._planned[1]
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """This host's part of a step, counted from the beginning of the run."""
+    def batch(self, step: int, *, whole: bool = False) -> dict[str, np.ndarray]:
+        """This host's part of a step, counted from the beginning of the run; or all of it."""
         epoch, within = divmod(int(step), self.steps_per_epoch)
         index = self.plan(epoch)[within]
         length = self.lengths[self._bucket[index].max()]
-        return {**self.data.rows(index[self._mine], length), "index": index[self._mine]}
+        index = index if whole else index[self.mine]
+        return {**self.data.rows(index, length), "index": index}
 
     @property
     def padding(self) -> float:
@@ -138,8 +140,10 @@ def batches(
     bucket: bool = True,
     num_buckets: int = 4,
     prefetch: int = 0,
+    rows: np.ndarray | None = None,
 ) -> Batches:
-    """Batches without end, of `batch_size` rows over all hosts, `batch_size / num_hosts` of them here.
+    """Batches without end, of `batch_size` rows over all hosts, `batch_size / num_hosts` of them here, or those that
+    `rows` names: places in a batch, where a mesh of devices shares it out in its own way.
 
     Each is a flat mapping: what `data.rows` gives, and `index` `[B]`, the numbers of the rows. Every epoch has a new
     order; the rows that do not fill a last batch are left out of it. `bucket`: rows of like length go together, in
@@ -161,8 +165,15 @@ def batches(
     if batch_size % num_hosts:
         raise ValueError(f"batch_size = {batch_size} is no multiple of num_hosts = {num_hosts}")
     lengths = bucket_lengths(data.lengths, num_buckets if bucket else 1)
-    # A limit that `padded_length` does not allow is less than the last bucket.
-    return Batches(data, batch_size, seed, num_hosts, host, (*lengths[:-1], min(lengths[-1], data.length)), prefetch)
+    lengths = (*lengths[:-1], min(lengths[-1], data.length))  # a limit may be one that `padded_length` does not allow
+    mine = np.arange(host * batch_size // num_hosts, (host + 1) * batch_size // num_hosts)
+    if rows is not None:
+        mine = np.unique(rows)
+        if not mine.size or mine[0] < 0 or mine[-1] >= batch_size:
+            raise ValueError(
+                f"rows must be places in 0..{batch_size - 1}, at least one; got {np.asarray(rows).tolist()}"
+            )
+    return Batches(data, batch_size, seed, mine, lengths, prefetch)
 
 
 def padded_length(lengths: np.ndarray) -> np.ndarray:

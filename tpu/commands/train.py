@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -10,21 +11,26 @@ from typing import Any
 
 import alignjax
 from tpu.arguments import OK, Failed, Parser, UsageError, add_hyperparameters, not_negative, positive, whole
+from tpu.distributed import RESTART as PREEMPTED
+from tpu.distributed import Processes, is_first
+from tpu.distributed import run as in_processes
 from tpu.run_config import Settings, as_arguments
 from tpu.schedules import OPTIMISERS, SCHEDULES
 
 SAYS = "train a language model with any method, on a file or on responses that it draws and a reward or judge scores"
-PREEMPTED = 75
-"""The exit status after SIGTERM (EX_TEMPFAIL of sysexits.h): run the same command again."""
 EPILOG = """exit status
-  0   done (also if it was done before), 1 the run failed, 2 it could not start, 75 stopped by SIGTERM and saved:
-      a launcher runs the same command again. With --resume it is right for the first start as well.
+  0   done (also if it was done before), 1 the run failed, 2 it could not start, 75 stopped by SIGTERM and saved, or
+      another process of the run was lost: a launcher runs the same command again. With --resume it is right for the
+      first start as well. Several processes end together, with the status of the first one that fails.
 
 files in OUT
   config.json, config.yaml   the run in full; the second is read by --config
   metrics.jsonl              one object per update; the same bytes whether the run was interrupted or not
   eval.jsonl, samples.jsonl  evaluations and generated texts; timing.jsonl what depends on the clock
   tensorboard/  checkpoints/<step>/  model/ (a Hugging Face folder, at the end)
+
+Several processes, the same command in each but for the last number (OUT is on a disk that all of them see):
+  python -m tpu train ... --resume --coordinator HOST:1234 --num-processes 2 --process-id 0
 
 Several virtual CPU devices: XLA_FLAGS=--xla_force_host_platform_device_count=8 JAX_PLATFORMS=cpu"""
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
@@ -85,6 +91,8 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     flag("lora_alpha", "their scale is alpha / rank (default: twice the rank)", type=positive, metavar="X")
     flag("mesh", "e.g. data=4,tensor=2; axes data, fsdp, tensor (default: all devices on data)", metavar="AXES")
 
+    _add_processes(train)
+
     flag = _Flags(train.add_argument_group("data"))
     flag("max_length", "tokens of prompt and response (default: the model's)", type=whole(2), metavar="T")
     flag("max_prompt_length", "tokens of a prompt (default: what leaves room)", type=whole(1), metavar="T")
@@ -134,6 +142,23 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     add_hyperparameters(train, alignjax.methods)
 
 
+def _add_processes(train: argparse.ArgumentParser) -> None:
+    """Which processes make the run; no part of its settings."""
+    group = train.add_argument_group("several processes", "each runs this command; together they are one run")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0; the port is one that is free there")
+    group.add_argument("--num-processes", type=whole(1), metavar="N", help="of the run")
+    group.add_argument("--process-id", type=whole(0), metavar="I", help="this one, from 0")
+    group.add_argument(
+        "--distributed", action="store_true", help="find the three in the environment: Slurm, Open MPI, GKE, Cloud TPU"
+    )
+    lost = f"seconds without a sign of life after which a process is lost and the others end with 75 (default: {LOST})"
+    group.add_argument("--lost-after", type=whole(1), default=LOST, metavar="SECONDS", help=lost)
+
+
+PROCESSES = ("coordinator", "num_processes", "process_id", "distributed", "lost_after")
+LOST = Processes.lost_after
+
+
 # --- flags, YAML and the run that is there
 
 
@@ -164,8 +189,8 @@ def expand(given: Sequence[str]) -> list[str]:
     for action in parser._actions:
         for option in action.option_strings:
             known[option.removeprefix("--")] = action.nargs != 0
-    for name in ("config", "resume", "overwrite", "replay", "json"):
-        known.pop(name)
+    for name in ("config", "resume", "overwrite", "replay", "json", *PROCESSES):
+        known.pop(name.replace("_", "-"))
     try:
         return [*as_arguments(path, known), *given]
     except OSError as error:
@@ -193,6 +218,14 @@ def run(options: argparse.Namespace) -> int:
       python -m tpu train --method rloo --model DIR --data prompts.jsonl --reward my_package.rewards:score --out out/rl
       python -m tpu train --out out/dpo --resume
     """
+    processes = Processes(**{name: getattr(options, name) for name in PROCESSES})
+    if processes.several and options.replay is not None:
+        raise UsageError("--replay looks at a batch in one process")
+    return in_processes(processes, functools.partial(_run, options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    """The run, or this process's part of it."""
     import logging
 
     import jax
@@ -215,14 +248,18 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--out {settings.folder}: {error.strerror or error}") from None
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
-    made.say = (lambda line: None) if options.json else print
+    quiet = options.json or not is_first()
+    made.say = (lambda line: None) if quiet else print
     try:
         summary = loop.train(made, resume=options.resume)
     except loop.Preempted as stopped:
-        print(f"python -m tpu train: {stopped}", file=sys.stderr)
+        if is_first():
+            print(f"python -m tpu train: {stopped}", file=sys.stderr)
         return PREEMPTED
     except (FeedbackError, jax.errors.JaxRuntimeError) as error:
         raise Failed(str(error)) from None
+    if not is_first():
+        return OK
     if options.json:
         print(json.dumps(summary))
         return OK

@@ -134,6 +134,7 @@ def load(
         config = dataclasses.replace(config, dtype=name, param_dtype=name)
     params: dict[str, Any] = {}
     odd: list[tuple[str, str]] = []
+    here = jnp.zeros(()).sharding  # where this process puts its arrays, unless told otherwise
     for parameter in wanted:
         codes = {name: found[name].code for name in parameter.names}
         widest = _widest(codes.values())
@@ -143,7 +144,7 @@ def load(
             raise ValueError(f"{folder}: {wide} is float64; give dtype='float32', or set jax_enable_x64")
         odd += [(name, code) for name, code in codes.items() if dtype is None and code != widest]
         read = _reader(parameter, found, kind)
-        place = sharding(parameter.path) if sharding else jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = sharding(parameter.path) if sharding else here
         *above, last = parameter.path
         node = params
         for key in above:

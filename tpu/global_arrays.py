@@ -1,0 +1,130 @@
+"""Arrays on the devices of several processes: made from what each one holds, and read back by all or by one."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tpu.distributed import is_first, several
+
+PIECE = 1 << 28
+"""Bytes above which a stacked array is gathered slice by slice."""
+
+
+def rows_here(where: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:
+    """Which indices of the first axis the devices of this process hold, ascending."""
+    slices = [index[0] for index in where.addressable_devices_indices_map(shape).values() if index is not None]
+    return np.unique([row for one in slices for row in range(*one.indices(shape[0]))])
+
+
+def placed(batch: Mapping[str, Any], where: Mapping[str, NamedSharding], size: int, rows: np.ndarray) -> dict[str, Any]:
+    """A batch of `size` rows on the mesh. The arrays are NumPy's, and hold all of it or the rows `rows` (ascending)."""
+
+    def one(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            asked = np.arange(size)[index[0]]
+            at = asked if len(array) == size else np.searchsorted(rows, asked)
+            here: np.ndarray = array[at][(slice(None), *index[1:])]
+            return here
+
+        return jax.make_array_from_callback((size, *array.shape[1:]), sharding, part)
+
+    return {name: one(np.asarray(array), where[name]) for name, array in batch.items()}
+
+
+def spread(tree: Any, where: Any) -> Any:
+    """Arrays that every process holds whole, on the mesh."""
+    if not several():
+        return jax.device_put(tree, where)
+
+    def one(x: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(x)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree, where)
+
+
+def fetched(tree: Any) -> Any:
+    """The arrays as NumPy's, on every process: for what is small."""
+    if not several():
+        return jax.device_get(tree)
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return jax.device_get(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(one, tree)
+
+
+@functools.partial(jax.jit, static_argnames="where")
+def _whole(x: jax.Array, where: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, where)
+
+
+@functools.partial(jax.jit, static_argnames="where")
+def _slice(x: jax.Array, at: Any, where: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(jax.lax.dynamic_index_in_dim(x, at, 0, keepdims=False), where)
+
+
+def _read(x: jax.Array) -> np.ndarray | None:
+    """An array that lies whole on every device, on process 0; the others wait until it is there, and let it go."""
+    here = x.addressable_data(0)
+    if is_first():
+        return np.asarray(here)
+    here.block_until_ready()
+    return None
+
+
+def on_first(tree: Any) -> Any:
+    """The arrays as NumPy's on process 0, and None elsewhere: leaf by leaf, and a large stack of layers one by one, so
+    that no device holds more than one of them beside its own part. All have to call it; a process alone has them.
+    """
+    if not several():
+        return tree
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return np.asarray(x) if is_first() else None
+        where = NamedSharding(x.sharding.mesh, PartitionSpec())  # type: ignore[attr-defined]
+        split = x.sharding.spec[0] if len(x.sharding.spec) else None  # type: ignore[attr-defined]
+        if x.ndim < 2 or x.nbytes <= PIECE or split is not None:
+            return _read(_whole(x, where))
+        out = np.empty(x.shape, x.dtype) if is_first() else None
+        for at in range(x.shape[0]):
+            piece = _read(_slice(x, at, where))
+            if out is not None:
+                out[at] = piece
+        return out
+
+    leaves, form = jax.tree.flatten(tree)
+    found = [one(leaf) for leaf in leaves]
+    return jax.tree.unflatten(form, found) if is_first() else None
+
+
+def shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of lists of like length that gives a row for each entry, worked out by all processes together: each
+    does its part of the entries, once, and all have the whole.
+    """
+    if not several():
+        return function
+
+    @functools.wraps(function)
+    def together(*lists: Any) -> np.ndarray:
+        count, parts = len(lists[0]), jax.process_count()
+        each = -(-count // parts)
+        mine = np.minimum(np.arange(each) + jax.process_index() * each, count - 1)
+        found = np.asarray(function(*([one[i] for i in mine] for one in lists)), np.float64)
+        if found.ndim == 0 or len(found) != each:
+            return found  # whoever called it says what is wrong
+        # As bytes: JAX would make float32 of them.
+        bits = np.ascontiguousarray(found).view(np.uint8).reshape(each, -1)
+        gathered = np.ascontiguousarray(multihost_utils.process_allgather(bits, tiled=True))
+        rows: np.ndarray = gathered.view(np.float64).reshape(parts * each, *found.shape[1:])[:count]
+        return rows
+
+    return together
