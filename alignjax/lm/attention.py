@@ -5,6 +5,7 @@ kernels of GPU and TPU take that), and `cached` over a cache.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -30,10 +31,11 @@ def chosen(asked: str, q: Array, softcap: float | None, window: int | None) -> s
 
     Raises: ValueError if one was asked for by name that cannot take them; `auto` falls back to `xla`.
     """
+    whole = softcap is None and q.shape[2] % _heads_ways() == 0
     fits = {
         "xla": True,
-        "cudnn": softcap is None and _cudnn_takes(q),
-        "flash": softcap is None and _flash_takes(q) and (window is None or window >= q.shape[1]),
+        "cudnn": whole and _cudnn_takes(q),
+        "flash": whole and _flash_takes(q) and (window is None or window >= q.shape[1]),
     }
     if asked == "auto":
         fast = {"gpu": "cudnn", "tpu": "flash"}.get(jax.default_backend(), "xla")
@@ -42,7 +44,8 @@ def chosen(asked: str, q: Array, softcap: float | None, window: int | None) -> s
         raise ValueError(
             f"attention = {asked!r} cannot take {q.dtype} queries of shape {q.shape} with soft cap {softcap} and "
             f"window {window}; cudnn takes half precision and heads of 8, 16, ..., 128, flash takes a multiple of "
-            f"{FLASH_BLOCK} positions and no window shorter than them, neither a soft cap. 'auto' picks what fits"
+            f"{FLASH_BLOCK} positions and no window shorter than them, neither a soft cap, and on a mesh that splits "
+            f"positions both a multiple of {_heads_ways()} heads. 'auto' picks what fits"
         )
     return asked
 
@@ -85,16 +88,34 @@ def cached(
     return jnp.einsum("BKGST,BKTH->BSKGH", weights, v).reshape(q.shape)
 
 
+def _mesh_axes(*names: str) -> tuple[tuple[str, ...], ...]:
+    """The mesh axes that these logical axes are split over, by the mesh and the logical rules in force."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return ((),) * len(names)
+    found = ((nn.logical_to_mesh_axes((name,)) or (None,))[0] or () for name in names)
+    axes = ((each,) if isinstance(each, str) else each for each in found)
+    return tuple(tuple(a for a in each if mesh.shape.get(a, 1) > 1) for each in axes)
+
+
+def _heads_ways() -> int:
+    """Over how many devices a fused kernel's heads are split where positions are split; else 1."""
+    heads, position = _mesh_axes("heads", "position")
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[a] for a in (*heads, *position)) if position else 1
+
+
 def _on_each_device(kernel: Callable[..., Array]) -> Callable[..., Array]:
     """The kernel on each device's own rows and heads: the compiler cannot split a Pallas call.
 
     By the mesh (`jax.set_mesh`) and the logical rules (`flax.linen.logical_axis_rules`) in force; the plain kernel
-    where there are none.
+    where there are none. Where positions are split the kernel has whole rows of fewer heads instead (an all-to-all).
     """
+    prompt, heads, position = _mesh_axes("prompt", "heads", "position")
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not nn.get_logical_axis_rules():
         return kernel
-    split = nn.logical_to_mesh_axes(("prompt", "time", "heads", "head"))
+    split = jax.sharding.PartitionSpec(prompt or None, None, (*heads, *position) or None, None)
     return jax.shard_map(kernel, mesh=mesh, in_specs=(split,) * 3, out_specs=split, check_vma=False)
 
 
@@ -103,6 +124,18 @@ def _flash(q: Array, k: Array, v: Array, scale: float) -> Array:
     repeats = q.shape[2] // k.shape[2]
     kernel = _on_each_device(functools.partial(_flash_here, scale=scale))
     return kernel(q, jnp.repeat(k, repeats, 2), jnp.repeat(v, repeats, 2))
+
+
+def _cudnn(q: Array, k: Array, v: Array, *, scale: float, window: int | None = None) -> Array:
+    """NVIDIA's kernel, which JAX itself splits over rows and heads, but not over positions."""
+    span = None if window is None else (window - 1, 0)
+    kernel: Callable[..., Array] = functools.partial(
+        jax.nn.dot_product_attention, is_causal=True, scale=scale, local_window_size=span, implementation="cudnn"
+    )
+    if _heads_ways() > 1:
+        k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], 2) for x in (k, v))
+        kernel = _on_each_device(kernel)
+    return kernel(q, k, v)
 
 
 def _flash_here(q: Array, k: Array, v: Array, *, scale: float) -> Array:
@@ -142,8 +175,8 @@ def causal(
         return masked(q, k, v, seen[None], scale=scale, softcap=softcap)
     if picked == "flash":
         return _flash(q, k, v, scale)
-    fused = functools.partial(jax.nn.dot_product_attention, is_causal=True, scale=scale, implementation="cudnn")
+    fused = functools.partial(_cudnn, scale=scale)
     if window is None:
         return fused(q, k, v)
-    windowed = functools.partial(fused, local_window_size=(window - 1, 0))
+    windowed = functools.partial(fused, window=window)
     return windowed(q, k, v) if local is None else jax.lax.cond(local, windowed, fused, q, k, v)

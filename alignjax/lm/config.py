@@ -151,6 +151,12 @@ class DecoderConfig:
 
         return decoder.hidden(self, params, tokens, keep)
 
+    def hidden_packed(self, params: Params, tokens: Array, keep: Array) -> Array:
+        """`hidden` of rows whose padding is on the right."""
+        from alignjax.lm import decoder
+
+        return decoder.hidden_packed(self, params, tokens, keep)
+
     def unembedding(self, params: Params) -> Array:
         """The matrix `[V, D]` that turns hidden states into logits."""
         from alignjax.lm import decoder

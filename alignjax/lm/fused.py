@@ -3,8 +3,9 @@ r"""Log-probs of targets and entropy from hidden states: unembedding, softcap, s
     z = softcap(h W^T) / temperature,    log p(v) = z_v - logsumexp(z),    H = -sum_v p(v) log p(v)
 
 The logits `[T, V]` never exist. They are made for a few positions at a time, and again in the derivative, so that of
-the vocabulary's size only W and its gradient are kept. Chunks are of time, never of the batch, which stays sharded.
-Where a mask is given each row's counted positions go first, and chunks without any are left out: prompts cost nothing.
+the vocabulary's size only W and its gradient are kept. Chunks are of time, never of the batch; rows, and positions that
+are split, stay on their devices. Where a mask is given each row's counted positions go first, and chunks without any
+are left out: prompts cost nothing.
 """
 
 import functools
@@ -31,6 +32,12 @@ class _Options(NamedTuple):
     temperature: float
     chunk: int
     entropy: bool
+    rows: tuple[str, ...] = ()
+    """The mesh axes that the batch is split over,"""
+    time: tuple[str, ...] = ()
+    """and the positions,"""
+    columns: tuple[str, ...] = ()
+    """and of these the ones that the gradient of W is scattered over, by its columns D."""
 
 
 def chunk_length(batch: int, length: int, vocab_size: int) -> int:
@@ -113,15 +120,18 @@ def target_logps(
     shape, lead = targets.shape, h.shape[:-1]
     length = lead[-1] if lead else 1
     batch = int(np.prod(lead[:-1]))
-    axes, ways = _batch_axes(batch)
+    rows, time, columns, own = _placed(batch, length, h.shape[-1])
     if chunk is None:
-        chunk = chunk_length(batch // ways, length, matrix.shape[0])
-    options = _Options(softcap and float(softcap), float(temperature), checks.whole("chunk", chunk), with_entropy)
-    logp, entropy = _on_each_device(functools.partial(_fused, options=options), axes)(
+        chunk = chunk_length(*own, matrix.shape[0])
+    options = _Options(
+        softcap and float(softcap), float(temperature), checks.whole("chunk", chunk), with_entropy, rows, time, columns
+    )
+    logp, entropy = _fused(
         h.reshape(batch, length, h.shape[-1]),
         matrix,
         targets.reshape(batch, length, shape[-1] if several else 1),
         None if mask is None else keep.reshape(batch, length),
+        options,
     )
     logp = logp.reshape(shape)
     if mask is not None:
@@ -158,24 +168,36 @@ def _check(h: Array, matrix: Array, targets: Array, mask: ArrayLike | None) -> N
 # --- on a mesh --------------------------------------------------------------------------------------------------------
 
 
-def _batch_axes(batch: int) -> tuple[tuple[str, ...], int]:
-    """The mesh axes that the batch is split over, by the mesh and the logical rules in force, and how many ways."""
+def _placed(batch: int, length: int, width: int) -> tuple[Any, Any, Any, tuple[int, int]]:
+    """The mesh axes of rows, positions and columns (see `_Options`) by the mesh and the logical rules in force, where
+    they divide; and how many rows and positions each device has.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not nn.get_logical_axis_rules():
-        return (), 1
-    found = (nn.logical_to_mesh_axes(("prompt",)) or (None,))[0] or ()
-    axes = tuple(a for a in ((found,) if isinstance(found, str) else found) if mesh.shape.get(a, 1) > 1)
-    ways = math.prod(mesh.shape[a] for a in axes)
-    return (axes, ways) if axes and batch % ways == 0 else ((), 1)
+        return (), (), (), (batch, length)
+
+    def axes(name: str, size: int, among: Any = None) -> tuple[tuple[str, ...], int]:
+        found = (nn.logical_to_mesh_axes((name,)) or (None,))[0] or ()
+        several = (found,) if isinstance(found, str) else found
+        split = tuple(a for a in several if mesh.shape.get(a, 1) > 1 and (among is None or a in among))
+        ways = math.prod(mesh.shape[a] for a in split)
+        return (split, ways) if size % ways == 0 else ((), 1)
+
+    (rows, many), (time, parts) = axes("prompt", batch), axes("position", length)
+    return rows, time, axes("embed", width, (*rows, *time))[0], (batch // many, length // parts)
 
 
-def _on_each_device(score: Callable[..., Any], axes: tuple[str, ...]) -> Callable[..., Any]:
-    """The function on each device's own rows: W is gathered once and its gradient summed once, not in every chunk."""
+def _on_each_device(score: Callable[..., Any], options: _Options, given: str, gives: str) -> Callable[..., Any]:
+    """The function on each device's own rows and positions: W is gathered once and its gradient summed once, not in
+    every chunk. What is given and returned, a letter each: t of every token, w the matrix, g its gradient.
+    """
+    axes = (*options.rows, *options.time)
     if not axes:
         return score
-    rows, whole = jax.sharding.PartitionSpec(axes), jax.sharding.PartitionSpec()
-    specs = (rows, whole, rows, rows)
-    return jax.shard_map(score, in_specs=specs, out_specs=rows, axis_names=set(axes), check_vma=False)
+    P = jax.sharding.PartitionSpec
+    specs = {"t": P(options.rows or None, options.time or None), "w": P(), "g": P(None, options.columns or None)}
+    where = lambda letters: tuple(specs[letter] for letter in letters)
+    return jax.shard_map(score, in_specs=where(given), out_specs=where(gives), axis_names=set(axes), check_vma=False)
 
 
 # --- the function and its derivative: h [B, T, D], targets [B, T, S], keep [B, T] -------------------------------------
@@ -189,6 +211,12 @@ def _fused(
 
 
 def _forward(h: Array, matrix: Array, targets: Array, keep: Array | None, options: _Options) -> tuple[Any, Any]:
+    score = functools.partial(_forward_here, options=options)
+    logp, total, entropy = _on_each_device(score, options, "twtt", "ttt")(h, matrix, targets, keep)
+    return (logp, entropy), (h, matrix, targets, keep, total, entropy)
+
+
+def _forward_here(h: Array, matrix: Array, targets: Array, keep: Array | None, options: _Options) -> Any:
     def some(_: None, x: tuple[Float[Array, "B c D"], Int[Array, "B c S"]]) -> tuple[None, Any]:
         z = project(x[0], matrix, options.softcap) / options.temperature
         total = jax.nn.logsumexp(z, -1, keepdims=True)
@@ -196,13 +224,21 @@ def _forward(h: Array, matrix: Array, targets: Array, keep: Array | None, option
         entropy = (jnp.exp(z - total) * (total - z)).sum(-1) if options.entropy else None
         return None, (logp, total, entropy)
 
-    _, (logp, total, entropy) = _over_time(some, None, (h, targets), keep, options.chunk)
-    return (logp, entropy), (h, matrix, targets, keep, total, entropy)
+    return _over_time(some, None, (h, targets), keep, options.chunk)[1]
 
 
 def _backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[Array, Array, None, None]:
+    matrix = residuals[1]
+    score = functools.partial(_backward_here, options=options)
+    dh, dmatrix = _on_each_device(score, options, "twtttttt", "tg")(*residuals, *cotangents)
+    return dh, dmatrix.astype(matrix.dtype), None, None
+
+
+def _backward_here(
+    h: Array, matrix: Array, targets: Array, keep: Array | None, total: Array, entropy: Array | None, g: Array,
+    g_entropy: Array | None, options: _Options,
+) -> tuple[Array, Array]:  # fmt: skip
     r"""dz_v = g (1[v = target] - p_v) - g_H p_v (log p_v + H), times the slope of the cap."""
-    h, matrix, targets, keep, total, entropy = residuals
     narrow = jnp.result_type(h, matrix)
 
     def some(dmatrix: Float[Array, "V D"], x: Any) -> tuple[Array, Array]:
@@ -220,9 +256,14 @@ def _backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[Array
         return dmatrix + jnp.einsum("BTV,BTD->VD", dz, h, preferred_element_type=total.dtype), dh
 
     zero = jnp.zeros(matrix.shape, total.dtype)
-    arrays = (h, targets, total, entropy, *cotangents)
-    dmatrix, dh = _over_time(some, zero, arrays, keep, options.chunk)
-    return dh, dmatrix.astype(matrix.dtype), None, None
+    dmatrix, dh = _over_time(some, zero, (h, targets, total, entropy, g, g_entropy), keep, options.chunk)
+    # Over the devices too it is summed before it is rounded to the dtype of W.
+    others = tuple(a for a in (*options.rows, *options.time) if a not in options.columns)
+    if others:
+        dmatrix = jax.lax.psum(dmatrix, others)
+    if options.columns:
+        dmatrix = jax.lax.psum_scatter(dmatrix, options.columns, scatter_dimension=1, tiled=True)
+    return dh, dmatrix
 
 
 _fused.defvjp(_forward, _backward)

@@ -102,6 +102,10 @@ class LoRA:
         """The states from which the token after each position is predicted: `[B, T] -> [B, T, D]`."""
         return decoder.hidden(self.base, params["base"], tokens, keep, self._scaled(params))
 
+    def hidden_packed(self, params: Params, tokens: Array, keep: Array) -> Array:
+        """`hidden` of rows whose padding is on the right."""
+        return decoder.hidden_packed(self.base, params["base"], tokens, keep, self._scaled(params))
+
     def unembedding(self, params: Params) -> Array:
         """The matrix `[V, D]` that turns hidden states into logits."""
         return decoder.unembedding(self.base, params["base"])

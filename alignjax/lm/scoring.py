@@ -84,21 +84,31 @@ def _scored(
     with_entropy: bool = False,
 ) -> list[tuple[Float[Array, "B T S+1"], Float[Array, "B T"] | None]]:
     """Of every policy: log-probs of the tokens and of the other targets, and the entropy. 0 where nothing counts."""
-    counts = trained[:, 1:] & keep[:, 1:] & keep[:, :-1]
-    targets = tokens[:, 1:, None]
+    order = jnp.argsort(~keep, axis=-1, stable=True)  # padding to the right, where causality hides it
+    pack = lambda x: jnp.take_along_axis(x, order if x.ndim == 2 else order[..., None], 1)
+    place = jnp.argsort(order, axis=-1)
+    ahead = lambda x: jnp.roll(x, -1, 1)  # what is predicted from a state; from the last one nothing that counts
+    follows = jnp.pad(keep[:, :-1], ((0, 0), (1, 0)))
+    packed, kept, counts = pack(tokens), pack(keep), ahead(pack(trained & keep & follows))
+    targets = ahead(packed)[..., None]
     if others is not None:
-        targets = jnp.concatenate([targets, others[:, 1:].astype(targets.dtype)], -1)
-    shifted = lambda x: jnp.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))  # predicted from the state before
+        targets = jnp.concatenate([targets, ahead(pack(others)).astype(targets.dtype)], -1)
+
+    def back(x: Array) -> Array:
+        x = jnp.roll(x, 1, 1)
+        return jnp.take_along_axis(x, place if x.ndim == 2 else place[..., None], 1)
 
     def one(params: Params) -> tuple[Array, Array | None]:
-        states, matrix = config.hidden(params, tokens, keep)[:, :-1], config.unembedding(params)
+        # A model that can do without moving its states says so (see `decoder.hidden_packed`).
+        states = getattr(config, "hidden_packed", config.hidden)(params, packed, kept)
         score = functools.partial(
-            fused.target_logps, states, matrix, targets, mask=counts, softcap=config.logit_softcap, chunk=chunk
-        )
+            fused.target_logps, states, config.unembedding(params), targets, mask=counts,
+            softcap=config.logit_softcap, chunk=chunk,
+        )  # fmt: skip
         if not with_entropy:
-            return shifted(score()), None
+            return back(score()), None
         logp, entropy = score(with_entropy=True)
-        return shifted(logp), shifted(entropy)
+        return back(logp), back(entropy)
 
     return [one(params) for params in policies]
 
