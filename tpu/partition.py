@@ -13,6 +13,7 @@ from alignjax import checks
 RULES: Mapping[str, tuple[str, ...]] = {
     # data
     "prompt": ("data", "fsdp"),
+    "replica": ("data",),  # prompts, where each chip has a part of the width
     "response": (),  # never: the K responses to a prompt are compared with each other
     "time": (),
     "position": ("sequence",),  # the time of activations
