@@ -3,6 +3,10 @@
 One flax module, scanned over its layers, whose parameters are stacked. Every parameter and the main activations name
 their logical axes; who shards maps them to a mesh. Log-probabilities are made in `scoring`.
 
+On a mesh whose rules split `position`, all that is done to each token alone is done where the token lies: norms, MLP,
+projections, the stream between layers. Queries stay there too, and see the keys and values of the whole row, which are
+gathered (of few heads, in the dtype of the computation).
+
 Padding: `hidden` moves each row's padding to its right, where causality hides it, and moves the states back. So
 positions count attended tokens only, whatever side the padding is on, and attention has nothing but the future to mask.
 """
@@ -117,7 +121,7 @@ class Attention(nn.Module):
         if place.cos.shape[0] > 1:
             cos, sin = jax.tree.map(lambda each: jnp.where(local, each[1], each[0]), (place.cos, place.sin))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        q = nn.with_logical_constraint(q, ("prompt", "time", "heads", "head"))
+        q = nn.with_logical_constraint(q, ("prompt", "position", "heads", "head"))
         k, v = (nn.with_logical_constraint(y, ("prompt", "time", "kv_heads", "head")) for y in (k, v))
         scale = (c.query_scale or c.head_size) ** -0.5
         if cache is None:
@@ -148,7 +152,7 @@ class MLP(nn.Module):
         c = self.config
         d, m = {"embed": c.d_model}, {"mlp": c.d_mlp}
         gate, up = (_linear(self, name, x, d, m, c.mlp_bias) for name in ("gate", "up"))
-        inner = nn.with_logical_constraint(ACTIVATION[c.activation](gate) * up, ("prompt", "time", "mlp"))
+        inner = nn.with_logical_constraint(ACTIVATION[c.activation](gate) * up, ("prompt", "position", "mlp"))
         return _linear(self, "down", inner, m, d, c.mlp_bias)
 
 
@@ -162,7 +166,7 @@ class Block(nn.Module):
         c = self.config
         x, cache = carry
         post = (lambda name, y: RMSNorm(c, name=name)(y)) if c.post_norms else (lambda name, y: y)
-        x = nn.with_logical_constraint(x, ("prompt", "time", None))
+        x = nn.with_logical_constraint(x, ("prompt", "position", None))
         mixed, cache = Attention(c, name="attention")(RMSNorm(c, name="attention_norm")(x), cache, place, layer, local)
         x = x + post("attention_post_norm", mixed)
         x = x + post("mlp_post_norm", MLP(c, name="mlp")(RMSNorm(c, name="mlp_norm")(x)))
@@ -226,11 +230,23 @@ def hidden(
 ) -> Float[Array, "B T D"]:
     """The state from which the token after each position is predicted; at padding it has no meaning."""
     order = jnp.argsort(~keep, axis=-1, stable=True)
-    packed = jnp.take_along_axis(tokens, order, -1)
+    packed, kept = (jnp.take_along_axis(x, order, -1) for x in (tokens, keep))
+    states = hidden_packed(config, params, packed, kept, lora)
+    return jnp.take_along_axis(states, jnp.argsort(order, axis=-1)[..., None], 1)
+
+
+def hidden_packed(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    keep: Bool[Array, "B T"],
+    lora: Params | None = None,
+) -> Float[Array, "B T D"]:
+    """`hidden` of rows whose padding is on the right: no state moves, each stays on the device of its position."""
     positions = jnp.arange(tokens.shape[1])[None]
     place = Place(*_angles(config, positions, keep.sum(-1)))
-    states, _ = Decoder(config).apply(_variables(params, lora), packed, place)
-    return jnp.take_along_axis(states, jnp.argsort(order, axis=-1)[..., None], 1)
+    states, _ = Decoder(config).apply(_variables(params, lora), tokens, place)
+    return nn.with_logical_constraint(states, ("prompt", "position", None))
 
 
 def _variables(params: Params, lora: Params | None) -> dict[str, Params]:
