@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import alignjax
 from alignjax import checks, lm
-from tpu import adapters, flops, global_arrays, precompute
+from tpu import adapters, flops, global_arrays, layouts, precompute
 from tpu.arguments import UsageError
 from tpu.bridge import reads
 from tpu.distributed import is_first, same, several
@@ -76,7 +76,7 @@ def assemble(settings: Settings) -> Run:
         evaluate=evaluator(parts, _data) if settings.eval_data else None,
         generate=generator(parts), export=functools.partial(export, parts),
         check=functools.partial(check, parts) if settings.checks else None, place=_placer(parts) if several() else None,
-        save_every=settings.save_every, keep=settings.keep, keep_best=settings.keep_best,
+        save_every=settings.save_every, save_async=settings.save_async, keep=settings.keep, keep_best=settings.keep_best,
         eval_every=settings.eval_every, peak_flops=peak,
         flops_per_token=work,
         parts=parts, summary={"method": settings.method, "truncated": getattr(parts.data, "truncated", 0)},
@@ -298,14 +298,17 @@ def _placer(parts: Parts) -> Callable[[Batch], Batch]:
 def _placed(parts: Parts) -> tuple[TrainState, Any, Any, Batch]:
     """State and reference in place, and the step; what does not fit the mesh is named."""
     settings, example = parts.settings, _example(parts)
+    why_not = functools.partial(
+        layouts.why_not, axes=lm.logical_axes(parts.decoder), shapes=parts.params, batch=example,
+        accumulate=settings.accumulate, lengths=None if parts.rollout else parts.batches.lengths,
+    )  # fmt: skip
     try:
-        batch_shardings(example, parts.mesh)
+        layouts.chosen(parts.mesh.shape, parts.mesh.size, why_not)
     except ValueError as error:
-        raise ValueError(f"--batch {settings.batch} does not fit --mesh: {error}") from None
-    try:
-        where, reference_where, state, reference = _states(parts)
-    except ValueError as error:
-        raise ValueError(f"--model {settings.model} does not fit --mesh: {error}") from None
+        raise ValueError(
+            f"--mesh does not fit --model {settings.model} and --batch {settings.batch}: {error}"
+        ) from None
+    where, reference_where, state, reference = _states(parts)
     step = make_train_step(
         parts.config, parts.task, parts.hyper, parts.optimiser, parts.mesh, example, where=where,
         reference_where=reference_where, carried=parts.carried,

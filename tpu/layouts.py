@@ -145,7 +145,9 @@ def why_not(
     except ValueError as error:
         return str(error)
     prompts = next(iter(batch.values())).shape[0]
-    if prompts % accumulate or prompts // accumulate % (sizes["data"] * sizes["fsdp"]):
+    if prompts % accumulate:
+        return f"a batch of {prompts} prompts cannot be split into accumulate = {accumulate} equal parts"
+    if prompts // accumulate % (sizes["data"] * sizes["fsdp"]):
         return f"micro-batches: {prompts} prompts in {accumulate} parts do not divide over data x fsdp"
     return None
 

@@ -89,7 +89,7 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     flag("remat", "what the backward pass computes again: none, full, dots", **one_of(("none", "full", "dots")))
     flag("lora_rank", "train adapters of this rank; the reference does without them", type=whole(1), metavar="R")
     flag("lora_alpha", "their scale is alpha / rank (default: twice the rank)", type=positive, metavar="X")
-    flag("mesh", "e.g. data=4,tensor=2; axes data, fsdp, tensor (default: all devices on data)", metavar="AXES")
+    flag("mesh", "e.g. fsdp=4,tensor=2, or by name: fsdp+tensor (default: all devices on data)", metavar="AXES")
 
     _add_processes(train)
 
@@ -129,6 +129,8 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
 
     flag = _Flags(train.add_argument_group("checkpoints and evaluation"))
     flag("save_every", "updates between two checkpoints; 0: at the end only", type=whole(0), metavar="N")
+    waits = "go on while a checkpoint is written; without it at most --save-every updates can be lost (default: yes)"
+    train.add_argument("--save-async", action=argparse.BooleanOptionalAction, help=waits)
     flag("keep", "newest checkpoints that stay", type=whole(1), metavar="N")
     flag("keep_best", "a metric; its best checkpoint stays too. max:NAME or min:NAME (default: min for *loss)")
     flag("eval_every", "updates between two evaluations; 0: none", type=whole(0), metavar="N")
