@@ -317,7 +317,7 @@ def test_the_compiled_step_of_a_small_model_has_the_counts_made_by_hand(small):
 )
 def test_a_program_that_the_compiler_refuses_is_a_plan_that_does_not_fit(monkeypatch, said):
     class Refused:
-        def compile(self):
+        def compile(self, **_):
             raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}")
 
     monkeypatch.setattr(planning, "lower", lambda *_: Refused())

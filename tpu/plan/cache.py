@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tpu.plan import planning
 from tpu.plan.planning import PerChip, Plan
 from tpu.plan.program import Request
 
@@ -60,3 +61,13 @@ def write(name: str, plan: Plan, folder: Path = FOLDER) -> None:
         os.replace(file.name, folder / f"{name}.json")
     except OSError:
         pass
+
+
+def planned(request: Request, fresh: bool = False) -> Plan:
+    """The plan that was kept, or one that is made now, and kept. Raises: as `planning.make_plan`."""
+    name = key(request)
+    plan = None if fresh else read(name)
+    if plan is None:
+        plan = planning.make_plan(request)
+        write(name, plan)
+    return plan

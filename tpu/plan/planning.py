@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from tpu import xla_flags
 from tpu.plan import collectives, counts, hlo, schedule, work
 from tpu.plan.chips import GIB, HOST, Topology, parse_topology
 from tpu.plan.layouts import chosen, words
@@ -74,7 +75,7 @@ def make_plan(request: Request, mesh: Mesh | None = None) -> Plan:
     lowered = lower(job, mesh)
     started = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=xla_flags.compiler_options(topology.kind) if on_tpu else None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -4,13 +4,19 @@ A token costs 2 operations for every parameter forwards and 4 backwards; attenti
 positions forwards, of which causality leaves half.
 """
 
+import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
 
+from tpu.plan.chips import Chip
 from tpu.plan.program import Job, parameters
 
 FORWARD, BACKWARD = 1, 2
+TRAFFIC = 130
+"""Bytes to and from HBM for every entry of the stream between layers, in a layer and a pass, beside what products hide:
+about what compiled steps of 8B and 70B have."""
 
 
 def attention_flops(job: Job, passes: float) -> float:
@@ -102,3 +108,42 @@ def said(job: Job, sizes: Mapping[str, int]) -> dict[str, float]:
         mine = job.tokens / (sizes["data"] * split) * c.d_model * width
         found["all-reduce tensor"] = passes * c.num_layers * 2 * mine * (over - 1) / over
     return found
+
+
+def temp_bytes(job: Job, sizes: Mapping[str, int]) -> float:
+    """What lives within a step on a chip, about: what the layers keep for the way back, one layer at work, the layers
+    that are gathered meanwhile, the unembedding with its gradient, and all gradients.
+    """
+    r, c, n = job.request, job.config, parameters(job.shapes())
+    own, narrow = jnp.dtype(r.param_dtype).itemsize, jnp.dtype(r.dtype).itemsize
+    tokens = job.tokens / r.accumulate / (sizes["data"] * sizes["fsdp"] * sizes["sequence"])
+    wide = c.num_heads * c.head_size + 2 * c.kv_heads * c.head_size + 2 * c.d_mlp
+    dots = narrow * (wide / sizes["tensor"] + 2 * c.d_model)  # of a token in a layer
+    all_ = dots + narrow * ((c.num_heads * c.head_size + 2 * c.d_mlp) / sizes["tensor"] + 4 * c.d_model)
+    kept = {"full": narrow * c.d_model, "dots": narrow * c.d_model + dots, "none": narrow * c.d_model + all_}[c.remat]
+    head = c.vocab_size * c.d_model / sizes["tensor"]
+    layer = (n - c.vocab_size * c.d_model * (1 if c.tied else 2)) / c.num_layers / sizes["tensor"]
+    gradients = n * own / ways(sizes)
+    gathered = (2 * layer * narrow + head * narrow) if ways(sizes) > sizes["tensor"] else 0.0
+    return tokens * (c.num_layers * kept + 2 * dots) + gathered + head * 4 + gradients
+
+
+def seconds(job: Job, sizes: Mapping[str, int], chip: Chip) -> float:
+    """Of a step, about, with nothing overlapped: flops at the peak, what layers read and write, and wires."""
+    c = job.config
+    chips = math.prod(sizes.values())
+    passes = FORWARD + BACKWARD + (c.remat == "full") + sum(job.models.values())
+    moved = job.tokens / chips * c.num_layers * c.d_model * TRAFFIC * passes + 8 * parameters(job.shapes()) * 4 / ways(
+        sizes
+    )
+    links = {"data/dcn": chip.dcn}
+    wires = sum(size / links.get(name.split()[1], chip.link * chip.dims) for name, size in said(job, sizes).items())
+    return executed_flops(job) / chips / chip.peak + moved / chip.bandwidth + wires
+
+
+def beforehand_seconds(job: Job, chips: int, chip: Chip) -> float:
+    """Of making the log-probs of a batch that the step does not make itself, once: forward passes, at the peak."""
+    free = dataclasses.replace(job, request=dataclasses.replace(job.request, precomputed="none"))
+    left_out = sum(free.models.values()) - sum(job.models.values())
+    one = 2 * parameters(job.shapes()) * job.tokens + attention_flops(job, FORWARD)
+    return left_out * one / chips / chip.peak
