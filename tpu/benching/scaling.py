@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class Asked:
     weak: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     """Chips."""
     strong: tuple[int, ...] = (8, 64, 512)
-    width: int = 16
+    width: int = 32
     """Of `fsdp`; more chips are on `data`."""
     beyond: str = "data"
     """The axis of chips beyond `width`: `data` or `fsdp`."""
@@ -92,21 +93,21 @@ def points(asked: Asked) -> Iterator[dict[str, Any]]:
         "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {_XLA}",
     }  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=env,
-    ) as child:  # fmt: skip
-        assert child.stdin is not None and child.stdout is not None and child.stderr is not None
+    with (
+        tempfile.TemporaryFile("w+") as errors,  # a pipe that nobody reads could fill
+        subprocess.Popen(
+            [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            env=env,
+        ) as child,
+    ):  # fmt: skip
+        assert child.stdin is not None and child.stdout is not None
         child.stdin.write(json.dumps(dataclasses.asdict(asked)))
         child.stdin.close()
-        try:
-            for line in child.stdout:
-                yield json.loads(line)
-        finally:
-            child.stdout.close()
-            said = child.stderr.read()
-            if child.wait() > 0:
-                raise RuntimeError("counting failed: " + "\n".join(said.strip().splitlines()[-3:]))
+        for line in child.stdout:
+            yield json.loads(line)
+        if child.wait():
+            errors.seek(0)
+            raise RuntimeError("counting failed: " + "\n".join(errors.read().strip().splitlines()[-3:]))
 
 
 def payload(point: Mapping[str, Any]) -> dict[str, float]:

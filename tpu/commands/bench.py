@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignjax import checks
-from tpu.arguments import OK, UsageError, whole
+from tpu.arguments import FAILED, OK, Failed, UsageError, whole
 
 if TYPE_CHECKING:
     from tpu.benching.race import Line
 
-SAYS = "speed and memory beside named rivals, and beside what the machine could do"
+SAYS = "speed and memory beside named rivals, and beside what the machine could do; scaling, counted"
 WHAT: Mapping[str, str] = {
     "dpo": "a step of DPO beside TRL's trainer",
     "memory": "of the log-prob step against the vocabulary, beside the plain formula",
     "generate": "sampling beside transformers",
     "overhead": "each method's loss and metrics on top of the model",
     "gpu": "learning and generation of a decoder of 1B, where there is an accelerator",
-    "all": "all of it",
+    "all": "all of these",
+    "scaling": "what one chip computes, holds and is told, on 8 to 512 chips, counted: nothing is measured",
 }
 EPILOG = "\n".join(f"  {name:10} {says}" for name, says in WHAT.items())
 
@@ -37,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trl-python", metavar="PATH", help="an interpreter that has torch, transformers and trl (default: this one)"
     )
+    parser.add_argument("--model", metavar="NAME", help="of scaling: a preset or config.json (default: llama3.2-1b)")
+    parser.add_argument("--seq", type=whole(2), metavar="T", help="of scaling: tokens of a sequence (default: 2048)")
+    parser.add_argument(
+        "--chips", type=_chips, metavar="N,N", help="of scaling (default: 8 to 512 by doublings; quick: 8,64,512)"
+    )
+    parser.add_argument("--fsdp", type=whole(1), metavar="N", help="of scaling: chips on fsdp at most (default: 32)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON to FILE, or a page to FILE.md")
 
@@ -46,7 +53,12 @@ def run(options: argparse.Namespace) -> int:
 
     A limit is what this machine could do at best, by a product and a sum that are timed in the same run. What cannot be
     measured here says why, and is no error; nor is a slow machine.
+
+    `scaling` compiles the real step of one prompt a chip for virtual devices, and counts. Exit status 1 if a chip's
+    share of flops, of memory or of what is said on an axis of the mesh grows with the number of chips.
     """
+    if options.what == "scaling":
+        return _scaling(options)
     import jax
 
     from tpu.benching import accelerator, dpo, generation, memory, overhead, race
@@ -57,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     except checks.UnknownName as error:
         raise UsageError(str(error)) from None
     repeats, python = options.repeats or (2 if options.quick else 5), options.trl_python
-    wanted = [name for name in WHAT if name != "all"] if what == "all" else [what]
+    wanted = [name for name in WHAT if name not in ("all", "scaling")] if what == "all" else [what]
     needs_limits = {"dpo", "generate", "gpu"} & set(wanted)
     size, mebibytes = (512, 64) if options.quick else (2_048, 512)
     machine = race.machine(3, size, mebibytes) if needs_limits else race.Machine(0.0, 0.0)
@@ -92,6 +104,45 @@ def run(options: argparse.Namespace) -> int:
         text = page(report) if options.out.suffix == ".md" else json.dumps(report, indent=1)
         options.out.write_text(text + "\n", encoding="utf-8")
     return OK
+
+
+def _chips(text: str) -> tuple[int, ...]:
+    """An argument type: "8,16,32"."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and int(part) > 1 for part in parts):
+        raise argparse.ArgumentTypeError(f"must be numbers of chips > 1, like 8,16,32, got {text!r}")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _scaling(options: argparse.Namespace) -> int:
+    from tpu.benching import scaling
+    from tpu.plan.program import read_model
+
+    given = {"model": options.model, "seq": options.seq, "width": options.fsdp}
+    if options.chips or options.quick:
+        given["weak"] = options.chips or (8, 64, 512)
+        given["strong"] = given["weak"][:: max(len(given["weak"]) - 1, 1)]  # the smallest and the largest
+    asked = scaling.Asked(**{name: value for name, value in given.items() if value is not None})
+    found = []
+    try:
+        read_model(asked.model)
+        for point in scaling.points(asked):
+            found.append(point)
+            if not options.json and sys.stderr.isatty():
+                print(
+                    f"{len(found)} of {len(asked.points())}: {point['kind']}, {point['chips']} chips", file=sys.stderr
+                )
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--model {asked.model}: {error}") from None
+    except RuntimeError as error:
+        raise Failed(str(error)) from None
+    report = scaling.report(asked, found)
+    text = json.dumps(report) if options.json else "\n".join(scaling.table(found) + scaling.lines(report))
+    print(text)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return OK if report["flat"] else FAILED
 
 
 def _limits(machine: Any) -> str:
