@@ -3,7 +3,6 @@
 Whatever is wrong with what was asked for is found here, before any work.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -76,9 +75,9 @@ def assemble(settings: Settings) -> Run:
         evaluate=evaluator(parts, _data) if settings.eval_data else None,
         generate=generator(parts), export=functools.partial(export, parts),
         check=functools.partial(check, parts) if settings.checks else None, place=_placer(parts) if several() else None,
-        save_every=settings.save_every, save_async=settings.save_async, keep=settings.keep, keep_best=settings.keep_best,
-        eval_every=settings.eval_every, peak_flops=peak,
-        flops_per_token=work,
+        save_every=settings.save_every, save_async=settings.save_async,
+        keep=settings.keep, keep_best=settings.keep_best,
+        eval_every=settings.eval_every, peak_flops=peak, flops_per_token=work,
         parts=parts, summary={"method": settings.method, "truncated": getattr(parts.data, "truncated", 0)},
     )  # fmt: skip
 
@@ -97,7 +96,7 @@ def _parts(settings: Settings) -> Parts:
     if method is None and settings.online:
         raise UsageError(f"{task_name} is trained on a file; a reward or a judge would have no effect")
     hyper = {} if method is None else loss_hyperparameters(method, settings.hyper, online=settings.online)
-    with _on_host():
+    with global_arrays.on_host():
         config, params, tokenizer = load_model(settings.model, seed=settings.seed, dtype=settings.param_dtype)
     config = dataclasses.replace(config, dtype=settings.dtype or settings.param_dtype, remat=settings.remat)
     if settings.max_length is not None and settings.max_length > config.max_length:
@@ -144,14 +143,6 @@ def _parts(settings: Settings) -> Parts:
         hyper=hyper, carried=carried, data=data, batches=batches, rollout=rollout, mesh=mesh, optimiser=optimiser,
         schedule=schedule,
     )  # fmt: skip
-
-
-def _on_host() -> Any:
-    """What is read from files lies in the host's memory, and not on the first device, until it is spread."""
-    try:
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX was told to use an accelerator alone
-        return contextlib.nullcontext()
 
 
 def _rows_here(settings: Settings, mesh: Any) -> np.ndarray:
@@ -345,7 +336,7 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
     where = state_shardings(parts.config, parts.optimiser, mesh, parts.carried)
     other = None
     if settings.reference is not None:
-        with _on_host():
+        with global_arrays.on_host():
             config, other, _ = load_model(settings.reference, seed=settings.seed, dtype=settings.param_dtype)
         if dataclasses.replace(config, dtype=parts.decoder.dtype, remat=parts.decoder.remat) != parts.decoder:
             raise UsageError(f"--reference {settings.reference} is a model of another shape than {settings.model}")

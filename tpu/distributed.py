@@ -89,6 +89,7 @@ def start(processes: Processes) -> None:
     try:
         jax.distributed.initialize(
             processes.coordinator, processes.num_processes, processes.process_id,
+            initialization_timeout=max(60, min(300, 5 * processes.lost_after)),
             heartbeat_timeout_seconds=processes.lost_after, shutdown_timeout_seconds=max(processes.lost_after, 60),
         )  # fmt: skip
     except (ValueError, RuntimeError) as error:

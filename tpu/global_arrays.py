@@ -1,5 +1,6 @@
 """Arrays on the devices of several processes: made from what each one holds, and read back by all or by one."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,6 +35,14 @@ def placed(batch: Mapping[str, Any], where: Mapping[str, NamedSharding], size: i
         return jax.make_array_from_callback((size, *array.shape[1:]), sharding, part)
 
     return {name: one(np.asarray(array), where[name]) for name, array in batch.items()}
+
+
+def on_host() -> contextlib.AbstractContextManager[Any]:
+    """What is read within lies in the memory of the host, and not on its first device, until it is spread."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX was told to use an accelerator alone
+        return contextlib.nullcontext()
 
 
 def spread(tree: Any, where: Any) -> Any:

@@ -88,6 +88,8 @@ class Run:
     place: Callable[[Batch], Batch] | None = None
     """Puts a batch of NumPy arrays on a mesh that several processes make; None: the step takes it as it is."""
     save_every: int = 100
+    save_async: bool = True
+    """Go on while a checkpoint is being written; else no more than `save_every` updates can ever be lost."""
     keep: int = 2
     keep_best: str | None = None
     eval_every: int = 0
@@ -199,6 +201,7 @@ class _Loop:
                 self.saved = self.evaluated = self.done
                 run.batches.set_state(record["batches"])
                 self.checkpoints.drop_after(self.done)
+                run.say(f"resumed after {self.done} updates")
             if self.done > run.steps:
                 raise UsageError(f"--steps {run.steps} is fewer than the {self.done} updates that {run.out} has made")
         if run.check is not None and self.done < run.steps:
@@ -261,6 +264,8 @@ class _Loop:
             "metrics": self.latest,
         }
         self.checkpoints.save(self.done, run.state, record, self.latest)
+        if not run.save_async:
+            self.checkpoints.wait()
         self.saved = self.done
 
     def _step(self, bar: Any) -> None:

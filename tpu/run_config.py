@@ -73,6 +73,7 @@ class Settings:
     mesh: str | None = None
     # what is kept and looked at
     save_every: int = 100
+    save_async: bool = True
     keep: int = 2
     keep_best: str | None = None
     eval_every: int = 0
@@ -103,8 +104,8 @@ class Settings:
         return self.buckets or (4 if Path(self.model).is_dir() else 1)
 
 
-FREE = frozenset({"out", "steps", "mesh", "save_every", "keep", "keep_best", "eval_every", "eval_data", "eval_prompts",
-                  "checks", "remat", "data", "model", "reference", "ref_logps", "hyper"})  # fmt: skip
+FREE = frozenset({"out", "steps", "mesh", "save_every", "save_async", "keep", "keep_best", "eval_every", "eval_data",
+                  "eval_prompts", "checks", "remat", "data", "model", "reference", "ref_logps", "hyper"})  # fmt: skip
 """Settings that a resumed run may change, or that `identity` says in another form: a path may, what lies there may not.
 `remat` moves no number that it should."""
 

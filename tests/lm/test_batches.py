@@ -66,6 +66,19 @@ def test_hosts_share_each_step_of_one_host(data: lm.PreferenceData, hosts: int) 
     assert order(moved, 5) == order(whole, 5)
 
 
+def test_a_mesh_may_share_a_step_in_its_own_way(data: lm.PreferenceData) -> None:
+    whole, part = lm.batches(data, 8, seed=1), lm.batches(data, 8, seed=1, rows=np.array([5, 0, 1, 5]))
+    for _ in range(3):
+        step, share = next(whole), next(part)
+        for name, array in step.items():
+            np.testing.assert_array_equal(share[name], array[[0, 1, 5]])
+    for name, array in whole.batch(4).items():
+        np.testing.assert_array_equal(part.batch(4, whole=True)[name], array)
+    for wrong in ([], [8], [-1]):
+        with pytest.raises(ValueError, match=r"rows must be places in 0\.\.7"):
+            lm.batches(data, 8, rows=np.array(wrong, int))
+
+
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_the_position_is_saved_and_found_again(data: lm.PreferenceData, prefetch: int) -> None:
     batches = lm.batches(data, 8, seed=1, prefetch=prefetch)

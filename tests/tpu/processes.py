@@ -1,4 +1,4 @@
-"""Several processes of `python -m tpu train` on this machine, each with virtual devices: started, killed, waited for."""
+"""Several processes of `python -m tpu train` on this machine, with virtual devices: started, killed, waited for."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = 8
+PATH = ""
+"""A folder of modules that the processes may import."""
 LOST_AFTER = 10
 """Seconds: `--lost-after` of the runs here."""
 
@@ -26,23 +28,39 @@ def free_port() -> int:
 
 
 class Together:
-    """`python -m tpu train ARGUMENTS --out OUT --resume` in `number` processes of 8 / `number` devices each."""
+    """`python -m tpu train ARGUMENTS --out OUT --resume` in `number` processes of `devices / number` each.
+
+    No file that the last one writes may grow beyond `file_size` kB.
+    """
 
     def __init__(
-        self, out: Path, arguments: Sequence[str], number: int = 2, *, devices: int = DEVICES, extra: Sequence[str] = ()
+        self,
+        out: Path,
+        arguments: Sequence[str],
+        number: int = 2,
+        *,
+        devices: int = DEVICES,
+        file_size: int | None = None,
     ) -> None:
         self.out, port = out, free_port()
         self.files = [open(out.parent / f"{out.name}.{i}.log", "w+") for i in range(number)]
         self.all: list[subprocess.Popen[bytes]] = []
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [PATH])]),
+        }
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices // number}"
-        base = [sys.executable, "-m", "tpu", "train", *arguments, "--out", str(out), "--resume", *extra]
+        base = [sys.executable, "-m", "tpu", "train", *arguments, "--out", str(out), "--resume"]
+        full = ["bash", "-c", f'ulimit -f {file_size}; exec "$0" "$@"']  # as a disk that is full
         for i, file in enumerate(self.files):
             one = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(number), "--process-id", str(i))
             several = (*one, "--lost-after", str(LOST_AFTER)) if number > 1 else ()
+            first = full if file_size is not None and i == number - 1 else []
             self.all.append(
                 subprocess.Popen(
-                    [*base, *several], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT,
+                    [*first, *base, *several], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
             )  # fmt: skip
