@@ -94,8 +94,8 @@ def search(
     for number, one in enumerate(fits[:tries]):
         say(f"{number + 1} of {min(tries, len(fits))}: {_words(one.request)}, by hand "
             f"{one.peak_bytes / 2**30:.1f} GiB and {1e3 * one.seconds:.1f} ms a sequence")  # fmt: skip
-        tried = _largest(one.request, plan, say) if request.batch == 0 else [one.request]
-        found += [Found(r, made, _a_sequence(r, made)) for r, made in ((r, plan(r)) for r in tried)]
+        tried = _largest(one.request, plan, say) if request.batch == 0 else [(one.request, plan(one.request))]
+        found += [Found(asked, made, _a_sequence(asked, made)) for asked, made in tried]
     found.sort(key=lambda each: (not each.plan.fits, each.seconds))
     return found, len(given), len(given) - len(fits)
 
@@ -161,20 +161,23 @@ def _a_sequence(request: Request, plan: Plan) -> float:
     return (plan.step_seconds + made) / (request.batch * job.responses)
 
 
-def _largest(request: Request, plan: Callable[[Request], Plan], say: Callable[[str], None]) -> list[Request]:
+def _largest(
+    request: Request, plan: Callable[[Request], Plan], say: Callable[[str], None]
+) -> list[tuple[Request, Plan]]:
     """The batches that were tried around one: one that fits, and the next larger that does not, or is as large as is
     tried. A program that does not fit is refused early, so that trying costs little.
     """
     sizes = layouts.parse_sizes(request.mesh or "")
     part = sizes.get("data", 1) * sizes.get("fsdp", 1) * request.accumulate
-    tried: dict[int, Plan] = {}
+    tried: dict[int, tuple[Request, Plan]] = {}
     count = request.batch // part
 
     def fits(n: int) -> bool:
         if n not in tried:
             say(f"  {n * part} prompts")
-            tried[n] = plan(dataclasses.replace(request, batch=n * part))
-        return tried[n].fits
+            asked = dataclasses.replace(request, batch=n * part)
+            tried[n] = asked, plan(asked)
+        return tried[n][1].fits
 
     if fits(count):
         while count < MOST and fits(count + 1):
@@ -182,4 +185,4 @@ def _largest(request: Request, plan: Callable[[Request], Plan], say: Callable[[s
     else:
         while count > 1 and not fits(count - 1):
             count -= 1
-    return [dataclasses.replace(request, batch=n * part) for n in sorted(tried)]
+    return list(tried.values())

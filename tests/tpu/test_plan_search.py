@@ -1,0 +1,120 @@
+"""`tpu plan --search` and the batch that fits: what is dropped by hand counts, what is compiled, how it is ranked."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tpu import cli, layouts
+from tpu.plan import cache, planning, program, search, work
+from tpu.plan.chips import GIB, parse_topology
+from tpu.plan.program import Request
+
+EIGHT = Request(model="llama3-8b", topology="v5e:4x4", batch=32)
+
+
+def _sizes(request: Request) -> dict[str, int]:
+    return layouts.sizes_of(request.mesh, parse_topology(request.topology).size)
+
+
+def _made(request: Request, *, fits: bool = True, step: float = 1.0) -> planning.Plan:
+    chip = planning.PerChip(
+        argument_bytes=1, temp_bytes=2, peak_hbm_bytes=3, hbm_capacity_bytes=4, flops=5, model_flops=6,
+        collective_bytes={},
+    )  # fmt: skip
+    return planning.Plan(
+        params=1, chips=16, per_chip=chip, fits=fits, step_seconds=step, mfu=0.5, compile_seconds=2.0, assumptions=[],
+        details={"mfu_scheduled": 0.6},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("request_", "gib"),
+    [  # the peaks of compiled plans (docs/pods.md)
+        (EIGHT, 15.0),
+        (dataclasses.replace(EIGHT, batch=16), 13.0),
+        (dataclasses.replace(EIGHT, batch=48), 15.94),
+        (dataclasses.replace(EIGHT, batch=64, accumulate=2), 15.45),
+        (Request(model="llama3-70b", topology="v5p:4x4x2", batch=64), 59.1),
+    ],
+)
+def test_memory_by_hand_is_near_that_of_compiled_plans(request_: Request, gib: float) -> None:
+    job = program.read_request(request_)
+    sizes = layouts.sizes_of("fsdp", parse_topology(request_.topology).size)
+    by_hand = work.argument_bytes(job, work.ways(sizes)) + work.temp_bytes(job, sizes)
+    assert abs(by_hand / GIB / gib - 1) < search.SLACK - 1
+
+
+def test_what_cannot_fit_by_hand_counts_is_not_compiled_and_the_quickest_sequence_is_first() -> None:
+    compiled = []
+
+    def plan(request: Request) -> planning.Plan:
+        compiled.append(request)
+        return _made(request, fits=len(compiled) != 2, step=float(5 - len(compiled)))
+
+    found, combinations, dropped = search.search(EIGHT, plan, tries=4)
+    assert len(compiled) == len(found) == 4 and dropped > combinations / 2
+    for request in compiled:
+        job, sizes = program.read_request(request), _sizes(request)
+        assert work.argument_bytes(job, work.ways(sizes)) < parse_topology("v5e:4x4").chip.usable
+        assert search.why_not(job, sizes) is None and request.batch == 32
+    assert [each.plan.fits for each in found] == [True, True, True, False]
+    assert found[0].request == compiled[3] and found[-1].request == compiled[1]
+
+
+def test_log_probs_that_come_with_the_data_cost_the_passes_that_made_them() -> None:
+    """A forward pass of the reference: 2 N a token and half of 4 T d a layer of attention, at the peak of 16 chips."""
+    job = program.read_request(dataclasses.replace(EIGHT, precomputed="reference"))
+    chip = parse_topology("v5e:4x4").chip
+    tokens = 32 * 2 * 2048
+    wanted = tokens * (2 * 8_030_261_248 + 4 * 4096 * 32 * 2048 / 2) / 16 / 197e12
+    assert work.beforehand_seconds(job, 16, chip) == pytest.approx(wanted)
+    assert work.beforehand_seconds(program.read_request(EIGHT), 16, chip) == 0
+    history = program.read_request(dataclasses.replace(EIGHT, method="mnpo", precomputed="all", history=2))
+    assert history.models == {} and "opponent_token_logp" in history.batch()
+    assert work.beforehand_seconds(history, 16, chip) == pytest.approx(2 * wanted)  # its opponents; it has no reference
+
+
+@pytest.mark.parametrize(("most", "wanted"), [(5, 5 * 16), (2, 2 * 16), (1, 1 * 16)])
+def test_the_largest_batch_that_fits_is_looked_for_up_and_down(most: int, wanted: int) -> None:
+    tried = []
+
+    def plan(request: Request) -> planning.Plan:
+        tried.append(request.batch)
+        return _made(request, fits=request.batch <= most * 16, step=request.batch**0.9)
+
+    found, combinations, _ = search.search(dataclasses.replace(EIGHT, batch=0), plan, wide=False)
+    assert combinations == 1 and found[0].request.batch == wanted and found[0].plan.fits
+    assert found[0].request.mesh == "fsdp=16" and len(tried) == len(set(tried)) <= 5
+    assert {each.request.batch for each in found} == set(tried)
+
+
+def test_nothing_that_fits_is_said_with_the_least_that_is_needed() -> None:
+    with pytest.raises(
+        ValueError, match=r"nothing fits 15\.8 GiB a chip; the least of \d+ combinations needs [\d.]+ GiB"
+    ):
+        search.search(Request(model="llama3-70b", topology="v5e:4x4", batch=0), _made)
+    with pytest.raises(ValueError, match="prompt"):
+        search.search(dataclasses.replace(EIGHT, batch=3), _made)
+
+
+def test_the_command(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(cache, "read", lambda *_: None)
+    monkeypatch.setattr(cache, "write", lambda *_: None)
+    limit = 40
+    monkeypatch.setattr(planning, "make_plan", lambda request: _made(request, fits=request.batch <= limit))
+    asked = ["plan", "--model", "llama3-8b", "--topology", "v5e:4x4"]
+    for batch in ([], ["--batch", "auto"], ["--batch", "0"]):
+        assert cli.main([*asked, *batch, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["batch"] == 32
+    assert cli.main([*asked, "--batch", "32", "--search", "2", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["ranked"]) == 2 and said["combinations"] > said["dropped_by_hand_counts"] > 0
+    assert said["ranked"][0]["seconds_per_sequence"] <= said["ranked"][1]["seconds_per_sequence"]
+    assert cli.main([*asked, "--search", "2"]) == 0
+    captured = capsys.readouterr()
+    assert "fsdp=16" in captured.out and "1 of 2" in captured.err
+    limit = 0
+    assert cli.main([*asked, "--batch", "32", "--search", "1"]) == 1
+    assert "DOES NOT FIT" in capsys.readouterr().out
+    assert cli.main([*asked, "--batch", "-1"]) == 2
