@@ -303,10 +303,11 @@ def table(record: Mapping[str, Any], *, width: int = WIDTH, colour: bool = False
 
 def _docs(options: argparse.Namespace, papers: "Mapping[str, Paper] | None") -> int:
     known = _known(papers)
+    small = _known(None, "lm") if papers is None else {}
     from papers import docs
 
     try:
-        written = docs.write_all(options.out, known)
+        written = docs.write_all(options.out, known, small)
     except docs.OutError as error:
         raise UsageError(str(error)) from None
     if options.json:

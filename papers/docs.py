@@ -257,19 +257,26 @@ def statements(records: Sequence[Any]) -> str:
     )
 
 
-def claims(papers: Mapping[str, Paper]) -> str:
-    """claims.md: the verdicts we stand by, not those of a run."""
+def claims(papers: Mapping[str, Paper], scale: str = "exact") -> str:
+    """claims.md, or claims-lm.md: the verdicts we stand by, not those of a run."""
+    flag = "" if scale == "exact" else f" --scale {scale}"
+    where = "" if scale == "exact" else " of runs on a small language model"
     blocks = []
     for paper in papers.values():
         short = {claim.id: claim.id.removeprefix(f"{paper.name}.") for claim in paper.claims}
         blocks += [
             f"## {paper.title}",
-            f"{cited(paper.source)}. To run it: `python -m papers {paper.name}`.",
+            f"{cited(paper.source)}. To run it: `python -m papers {paper.name}{flag}`.",
             prose(paper.summary.strip()),
             table(
                 ("claim", "what it says", "the verdict we stand by", "source"),
                 [
-                    (code(short[claim.id]), prose(claim.says), claim.stands, cited(claim.source))
+                    (
+                        code(short[claim.id]),
+                        prose(claim.says) + " (Not in a quick run.)" * claim.full_only,
+                        claim.stands,
+                        cited(claim.source),
+                    )
                     for claim in paper.claims
                 ],
             ),
@@ -279,7 +286,7 @@ def claims(papers: Mapping[str, Paper]) -> str:
             blocks += [f"### {claim.id}", prose(claim.says), maths(claim.formula), f"How it is tested: {prose(how)}"]
     total = wording.plural(sum(len(paper.claims) for paper in papers.values()), "claim")
     return document(
-        "Claims",
+        f"Claims{where}",
         f"{total} of {wording.plural(len(papers), 'paper')}. A run computes each verdict from its numbers, and fails "
         "where it is not the one below; the numbers are on the page that the run writes.",
         *blocks,
@@ -323,11 +330,11 @@ def names(root: types.ModuleType) -> str:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def pages(papers: Mapping[str, Paper]) -> dict[str, str]:
-    """File name -> text."""
+def pages(papers: Mapping[str, Paper], small: Mapping[str, Paper]) -> dict[str, str]:
+    """File name -> text; `small` are the papers' runs on language models."""
     import alignjax
 
-    return {
+    return ({"claims-lm.md": claims(small, "lm")} if small else {}) | {
         "methods.md": methods(alignjax.methods),
         "solvers.md": solvers(games.SOLVERS),
         "statements.md": statements(find_statements()),
@@ -336,12 +343,12 @@ def pages(papers: Mapping[str, Paper]) -> dict[str, str]:
     }
 
 
-def write_all(out: Path, papers: Mapping[str, Paper]) -> list[Path]:
+def write_all(out: Path, papers: Mapping[str, Paper], small: Mapping[str, Paper]) -> list[Path]:
     """Writes every file and returns their paths.
 
     Raises: OutError, naming --out, before anything is written where a file is not ours or the folder takes none.
     """
-    texts = pages(papers)
+    texts = pages(papers, small)
     for name in texts:
         path = out / name
         try:
