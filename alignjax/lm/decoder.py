@@ -130,7 +130,7 @@ class Attention(nn.Module):
                 local=None if all(c.local) else local, implementation=c.attention,
             )  # fmt: skip
         else:
-            at = (layer, 0, 0, place.start, 0)
+            at = tuple(jnp.asarray(i, jnp.int32) for i in (layer, 0, 0, place.start, 0))  # x64 would mix widths
             cache = tuple(
                 jax.lax.dynamic_update_slice(old, jnp.swapaxes(new, 1, 2)[None].astype(old.dtype), at)
                 for old, new in zip(cache, (k, v), strict=True)
