@@ -73,14 +73,16 @@ def make_plan(request: Request, mesh: Mesh | None = None) -> Plan:
     sizes = chosen(job, topology.size * request.slices)
     mesh = slice_mesh(topology, sizes, request.slices) if mesh is None else mesh
     lowered = lower(job, mesh)
-    started = time.perf_counter()
+    clocks = lambda: (time.perf_counter(), time.process_time())
+    started = clocks()
+    took = lambda: tuple(now - then for now, then in zip(clocks(), started, strict=True))
     try:
         compiled = lowered.compile(compiler_options=xla_flags.compiler_options(topology.kind) if on_tpu else None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _too_large(job, topology, mesh, sizes, time.perf_counter() - started, str(error))
-    seconds = time.perf_counter() - started
+        return _too_large(job, topology, mesh, sizes, took(), str(error))
+    seconds = took()
     memory = compiled.memory_analysis()
     program = hlo.parse(compiled.as_text())
     done = counts.counts(program, topology.chip.peak, topology.chip.bandwidth)
@@ -129,7 +131,7 @@ def wire_seconds(topology: Topology, mesh: Mesh, slices: int, kind: str, moved: 
 
 
 def _plan(
-    job: Job, topology: Topology, sizes: Any, seconds: float, found: _Counted,
+    job: Job, topology: Topology, sizes: Any, seconds: tuple[float, ...], found: _Counted,
     wires: Callable[[str, float], float], notes: list[str],
 ) -> Plan:  # fmt: skip
     chip, n, r = topology.chip, parameters(job.shapes()), job.request
@@ -154,7 +156,7 @@ def _plan(
     }  # fmt: skip
     return Plan(
         params=n, chips=chips, per_chip=per_chip, fits=found.peak <= chip.usable, step_seconds=step, mfu=mfu(step),
-        compile_seconds=round(seconds, 1),
+        compile_seconds=round(seconds[0], 1),
         assumptions=[*notes, *_assumptions(job, topology, sizes, looked_up / n)],
         details={
             "mesh": dict(sizes),
@@ -166,6 +168,7 @@ def _plan(
             "collectives": {name: int(size) for name, size in sorted(found.said.items(), key=lambda item: -item[1])},
             "argument_bytes": {**parts, "optimiser": max(int(found.argument) - sum(parts.values()), 0)},
             "tokens": job.tokens,
+            "compile_cpu_seconds": round(seconds[1], 1),
         },
     )  # fmt: skip
 
@@ -198,7 +201,7 @@ def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> 
     ]
 
 
-def _too_large(job: Job, topology: Topology, mesh: Mesh, sizes: Any, seconds: float, error: str) -> Plan:
+def _too_large(job: Job, topology: Topology, mesh: Mesh, sizes: Any, seconds: tuple[float, ...], error: str) -> Plan:
     """What is known of a program that the compiler refuses because it does not fit."""
     used = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)", error)
     argument = work.argument_bytes(job, work.ways(sizes))
