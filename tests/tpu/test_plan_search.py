@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tpu import cli, layouts
-from tpu.plan import cache, planning, program, search, work
+from tpu.plan import cache, planning, program, search, table, work
 from tpu.plan.chips import GIB, parse_topology
 from tpu.plan.program import Request
 
@@ -118,3 +118,33 @@ def test_the_command(monkeypatch, capsys) -> None:
     assert cli.main([*asked, "--batch", "32", "--search", "1"]) == 1
     assert "DOES NOT FIT" in capsys.readouterr().out
     assert cli.main([*asked, "--batch", "-1"]) == 2
+
+
+def test_the_page_of_plans_has_a_line_for_each_that_was_made(tmp_path, monkeypatch, capsys) -> None:
+    chip = planning.PerChip(
+        argument_bytes=GIB, temp_bytes=2, peak_hbm_bytes=3 * GIB, hbm_capacity_bytes=16 * GIB, flops=5 * 10**12,
+        model_flops=4 * 10**12, collective_bytes={"fsdp": 7 * 10**9, "data/dcn": 5 * 10**8},
+    )  # fmt: skip
+    details = {"mesh": {"data": 2, "fsdp": 16, "tensor": 1}, "roofline_seconds": {"serial": 1.25}, "mfu_scheduled": 0.6,
+               "mfu_overlapped": 0.7, "wires_hidden": 0.9, "compile_cpu_seconds": 80.0}  # fmt: skip
+    made = dataclasses.replace(_made(EIGHT), per_chip=chip, details=details)
+    plans = {1: None, 2: made, 3: dataclasses.replace(made, fits=False)}
+    counted = iter(range(1, 100))
+    text = table.page(lambda request: plans.get(next(counted)))
+    lines = [line for line in text.splitlines() if line.startswith("| llama")]
+    assert len(lines) == 2 and all(line.count("|") == len(table.HEAD) + 1 for line in lines)
+    assert "| 1.0 | 3.0 of 16 | 5 | 4 | 7 | 0.5 | 1.250 | 50.0% | 60.0% | 70.0% | 90% | 80 |" in lines[0]
+    assert "does not fit" in lines[1] and "50.0%" not in lines[1]
+    asked = [request for _, request in table.rows()]
+    assert len({dataclasses.astuple(request) for request in asked}) == len(asked) == 3 * len(table.SLICES)
+    monkeypatch.setattr(cache, "read", lambda *_: None)
+    assert table.main([str(tmp_path / "plans.md"), "--kept"]) == 0
+    assert "| llama" not in (tmp_path / "plans.md").read_text()
+    assert table.main([]) == 2
+
+
+def test_every_line_of_the_page_can_be_planned() -> None:
+    for _, request in table.rows():
+        job = program.read_request(request)
+        chips = parse_topology(request.topology).size * request.slices
+        assert search.chosen(job, chips)["data"] % request.slices == 0

@@ -10,5 +10,7 @@ collectives  what its chips say to each other, by mesh axis
 schedule     what of that is hidden behind other work, as the compiler schedules it
 work         the same by hand, from the sizes of the model
 planning     all of that, as a plan
+search       layouts, rematerialisation, micro-batches and the largest batch: tried and ranked
 cache        plans that were made are kept
+table        a page of plans
 """
