@@ -1,0 +1,410 @@
+"""`tpu launch`: what the recipes say, what they do with an exit status, and that they start real runs here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from tests.tpu import standins
+from tests.tpu.kill import rows, small_model
+from tests.tpu.processes import free_port
+from tests.tpu.standins import Pods, arguments, end, install, plan, wait_for
+from tpu.cli import main
+from tpu.launch import recipes
+from tpu.launch.machines import slice_of
+
+PAIRS = str(standins.ROOT / "tpu" / "examples" / "pairs.jsonl")
+ODD = "/runs/it's $HOME $(x) a.jsonl"
+"""A path with all that a shell, YAML or Kubernetes could read as something else."""
+TRAIN = ["--method", "dpo", "--model", "tiny", "--data", ODD, "--out", "/runs/out", "--batch", "32"]
+GKE = ["--on", "gke", "--topology", "v5e:4x4", "--image", "eu/run:1", "--mount", "gs://bucket:/runs"]
+GPU = ["--on", "gke", "--accelerator", "nvidia-h100-80gb", "--nodes", "2", "--image", "run", "--mount", "claim:/runs"]
+SLURM = ["--on", "slurm", "--nodes", "2", "--gpus", "8", "--directory", "/srv/align jax"]
+HOSTS = ["--on", "hosts", "--hosts", "worker0,me@worker1", "--devices", "4"]
+
+
+def launch(capsys: Any, where: list[str], train: list[str] = TRAIN, *more: str) -> dict[str, Any]:
+    assert main(["launch", *where, *more, "--json", "--", *train]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+# --- machines
+
+
+@pytest.mark.parametrize(
+    "text, hosts, chips, topology, machine, xpk",
+    # Google's tables: cloud.google.com/tpu/docs/{v5e,v5p,v6e,v4}; v4 and v5p are named by their cores, two to a chip.
+    [
+        ("v5e:1x1", 1, 1, "1x1", "ct5lp-hightpu-1t", "v5litepod-1"),
+        ("v5e:2x2", 1, 4, "2x2", "ct5lp-hightpu-4t", "v5litepod-4"),
+        ("v5e:4x4", 4, 4, "4x4", "ct5lp-hightpu-4t", "v5litepod-16"),
+        ("v5e:16x16", 64, 4, "16x16", "ct5lp-hightpu-4t", "v5litepod-256"),
+        ("v6e:8x16", 32, 4, "8x16", "ct6e-standard-4t", "v6e-128"),
+        ("v5p:2x2x1", 1, 4, "2x2x1", "ct5p-hightpu-4t", "v5p-8"),
+        ("v5p:4x4x2", 8, 4, "2x4x4", "ct5p-hightpu-4t", "v5p-64"),
+        ("v4:4x4x8", 32, 4, "4x4x8", "ct4p-hightpu-4t", "v4-256"),
+    ],
+)
+def test_hosts_follow_from_the_topology(
+    text: str, hosts: int, chips: int, topology: str, machine: str, xpk: str
+) -> None:
+    there = slice_of(text)
+    assert (there.hosts, there.chips, there.topology, there.machine, there.xpk) == (
+        hosts,
+        chips,
+        topology,
+        machine,
+        xpk,
+    )
+
+
+# --- the text of the recipes
+
+JOB = {"parallelism", "completions", "completionMode", "backoffLimit", "podFailurePolicy", "template"}
+POD = {
+    "restartPolicy", "terminationGracePeriodSeconds", "hostNetwork", "dnsPolicy", "serviceAccountName", "nodeSelector",
+    "containers", "volumes",
+}  # fmt: skip
+
+
+def check_jobset(made: dict[str, Any]) -> None:
+    """The fields of jobset.x-k8s.io/v1alpha2, batch/v1 and core/v1 that the recipe uses, and their types."""
+    assert set(made) == {"apiVersion", "kind", "metadata", "spec"}
+    assert (made["apiVersion"], made["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert all(isinstance(value, str) for value in made["metadata"].get("annotations", {}).values())
+    assert set(made["spec"]) == {"failurePolicy", "replicatedJobs"}
+    policy = made["spec"]["failurePolicy"]
+    assert set(policy) == {"maxRestarts", "rules"} and isinstance(policy["maxRestarts"], int)
+    for rule in policy["rules"]:
+        assert set(rule) <= {"name", "action", "onJobFailureReasons", "onJobFailureMessagePatterns"}
+        assert rule["name"].isidentifier()
+        assert rule["action"] in ("FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts")
+        assert set(rule["onJobFailureReasons"]) <= {"PodFailurePolicy", "BackoffLimitExceeded", "DeadlineExceeded"}
+    (group,) = made["spec"]["replicatedJobs"]
+    assert set(group) == {"name", "replicas", "template"} and set(group["template"]) == {"spec"}
+    job = group["template"]["spec"]
+    assert set(job) == JOB and job["completionMode"] == "Indexed" and job["backoffLimit"] == 0
+    assert job["parallelism"] == job["completions"]
+    for rule in job["podFailurePolicy"]["rules"]:
+        assert rule["action"] == "FailJob" and len(rule) == 2
+        if "onExitCodes" in rule:
+            assert set(rule["onExitCodes"]) == {"containerName", "operator", "values"}
+            assert rule["onExitCodes"]["operator"] == "In" and rule["onExitCodes"]["containerName"] == "train"
+            assert 0 not in rule["onExitCodes"]["values"] == sorted(rule["onExitCodes"]["values"])
+        else:
+            assert rule["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    pod = job["template"]["spec"]
+    assert set(pod) <= POD and pod["restartPolicy"] == "Never"  # which a pod failure policy needs
+    assert all(isinstance(value, str) for value in pod["nodeSelector"].values())
+    (container,) = pod["containers"]
+    assert set(container) <= {"name", "image", "command", "env", "resources", "volumeMounts"}
+    assert container["name"] == "train" and all(isinstance(word, str) for word in container["command"])
+    assert all(set(one) == {"name", "value"} and isinstance(one["value"], str) for one in container.get("env", ()))
+    volumes = {volume["name"]: set(volume) - {"name"} for volume in pod["volumes"]}
+    assert [mount["name"] for mount in container["volumeMounts"]] == list(volumes)
+    assert all(len(kind) == 1 and kind <= {"csi", "persistentVolumeClaim", "emptyDir"} for kind in volumes.values())
+
+
+def test_a_slice_is_a_job_and_a_host_a_pod(capsys: Any) -> None:
+    found = launch(capsys, [*GKE, "--slices", "2", "--spot", "--service-account", "trainer", "--name", "dpo-8b"])
+    assert (found["hosts"], found["devices"]) == (8, 32) and list(found["files"]) == ["jobset.yaml", "xpk.sh"]
+    made = yaml.safe_load(found["files"]["jobset.yaml"])
+    check_jobset(made)
+    assert made["metadata"]["name"] == "dpo-8b"
+    (group,) = made["spec"]["replicatedJobs"]
+    pod = group["template"]["spec"]["template"]["spec"]
+    assert group["replicas"] == 2 and group["template"]["spec"]["completions"] == 4
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "4x4",
+        "cloud.google.com/gke-spot": "true",
+    }
+    (container,) = pod["containers"]
+    assert container["resources"] == {"limits": {"google.com/tpu": 4}} and pod["terminationGracePeriodSeconds"] == 600
+    assert pod["serviceAccountName"] == "trainer" and pod["hostNetwork"] is True
+    assert [standins.expanded(word, {}) for word in container["command"]] == [
+        "python", "-m", "tpu", "train", *TRAIN, "--distributed", "--resume",
+    ]  # fmt: skip
+    assert pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "bucket"
+    assert group["template"]["spec"]["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+
+
+def test_gpu_pods_find_process_0_by_the_name_that_jobset_gives_it(capsys: Any) -> None:
+    found = launch(capsys, [*GPU, "--name", "run"])
+    made = yaml.safe_load(found["files"]["jobset.yaml"])
+    check_jobset(made)
+    pods = Pods(made, {})
+    seen = {one["name"]: one["value"] for one in pods.container["env"]} | {"JOB_COMPLETION_INDEX": "1"}
+    assert [standins.expanded(word, seen) for word in pods.container["command"]] == [
+        # <jobset>-<replicated job>-<job>-<pod>.<jobset>, as the API of JobSet has it
+        "python", "-m", "tpu", "train", *TRAIN, "--coordinator=run-node-0-0.run:8476", "--num-processes=2",
+        "--process-id=1", "--resume",
+    ]  # fmt: skip
+    assert pods.container["resources"] == {"limits": {"nvidia.com/gpu": 8}} and found["devices"] == 16
+    assert made["metadata"].get("annotations") is None
+
+
+def test_a_jobset_starts_again_what_was_saved_and_not_what_failed(capsys: Any) -> None:
+    pods = Pods(yaml.safe_load(launch(capsys, GKE)["files"]["jobset.yaml"]), {})
+    again = "RestartJobSetAndIgnoreMaxRestarts"
+    assert [pods.action(status) for status in (75, 1, 2, 137, 139)] == [
+        again, "FailJobSet", "FailJobSet", "RestartJobSet", "RestartJobSet",
+    ]  # fmt: skip
+    assert pods.action(137, disrupted=True) == again
+
+
+@pytest.mark.parametrize("where", [GKE, SLURM, HOSTS])
+def test_the_scripts_are_bash(where: list[str], capsys: Any, tmp_path: Path) -> None:
+    scripts = {name: text for name, text in launch(capsys, where)["files"].items() if not name.endswith(".yaml")}
+    assert len(scripts) == 1
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+        checked = subprocess.run(["bash", "-n", str(tmp_path / name)], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+        if shutil.which("shellcheck"):
+            checked = subprocess.run(
+                ["shellcheck", "-S", "warning", str(tmp_path / name)], capture_output=True, text=True
+            )
+            assert checked.returncode == 0, checked.stdout
+
+
+def test_xpk_is_told_the_same(capsys: Any, tmp_path: Path) -> None:
+    found = launch(capsys, [*GKE, "--slices", "2", "--python", "stub"])
+    environment = install(tmp_path / "bin")
+    xpk = tmp_path / "bin" / "xpk"
+    xpk.write_text('#!/usr/bin/env bash\nprintf "%s\\0" "$@" >"$STANDINS/xpk-arguments"\n')
+    xpk.chmod(0o755)
+    (tmp_path / "xpk.sh").write_text(found["files"]["xpk.sh"])
+    assert subprocess.run(["bash", tmp_path / "xpk.sh"], env=environment, capture_output=True).returncode != 0
+    subprocess.run(["bash", tmp_path / "xpk.sh", "mine", "--zone", "z"], env=environment, check=True)
+    words = (tmp_path / "bin" / "xpk-arguments").read_bytes().decode().split("\0")[:-1]
+    assert words[:2] == ["workload", "create"] and words[-2:] == ["--zone", "z"]
+    told = dict(zip(words[2:-2:2], words[3:-2:2], strict=True))
+    assert told["--cluster"] == "mine" and told["--tpu-type"] == "v5litepod-16" and told["--num-slices"] == "2"
+    assert told["--restart-on-exit-codes"] == "75" and told["--termination-grace-period-seconds"] == "600"
+    plan(tmp_path / "bin", plan0="0")
+    subprocess.run(["bash", "-c", told["--command"]], env=environment, check=True)
+    assert arguments(tmp_path / "bin") == ["-m", "tpu", "train", *TRAIN, "--distributed", "--resume"]
+
+
+# --- what they do with an exit status
+
+
+@pytest.mark.parametrize(
+    "statuses, starts, ends",
+    [
+        ({"plan0": "0", "plan1": "0"}, 1, 0),
+        ({"plan0": "75 75 75 75 0", "plan1": "75 75 75 75 0"}, 5, 0),  # more often than --restarts
+        ({"plan0": "75 0", "plan1": "137 0"}, 2, 0),
+        ({"plan0": "139 139 139 139", "plan1": "75 75 75 75"}, 4, 139),  # the first and --restarts 3
+        ({"plan0": "75 0", "plan1": "1 0"}, 1, 1),
+        ({"plan0": "2", "plan1": "2"}, 1, 2),
+    ],
+)
+def test_the_loop_over_ssh(statuses: dict[str, str], starts: int, ends: int, capsys: Any, tmp_path: Path) -> None:
+    environment = install(tmp_path / "bin", quick=True)
+    folder = tmp_path / "check out's"
+    folder.mkdir()
+    plan(tmp_path / "bin", **statuses)
+    found = launch(capsys, [*HOSTS, "--python", "stub", "--restarts", "3", "--directory", str(folder)])
+    script = tmp_path / "alignjax.sh"
+    script.write_text(found["files"]["alignjax.sh"])
+    ran = subprocess.run(["bash", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == ends, ran.stderr
+    assert ran.stderr.count("2 processes") == starts
+    assert set((tmp_path / "bin" / "hosts").read_text().split()) == {"worker0", "me@worker1"}
+    for process in (0, 1):
+        assert arguments(tmp_path / "bin", process) == [
+            "-m", "tpu", "train", *TRAIN, "--coordinator=worker0:8476", "--num-processes=2", "--resume",
+            f"--process-id={process}",
+        ]  # fmt: skip
+        assert (folder / f"alignjax-{process}.pid").exists()
+
+
+@pytest.mark.parametrize(
+    "status, restarts, requeued",
+    [(0, 0, False), (75, 99, True), (1, 0, False), (2, 0, False), (137, 2, True), (137, 3, False)],
+)
+def test_the_batch_script(status: int, restarts: int, requeued: bool, capsys: Any, tmp_path: Path) -> None:
+    environment = install(tmp_path / "bin") | {"TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    plan(tmp_path / "bin", plan0=str(status), plan1="0")
+    where = ["--on", "slurm", "--nodes", "2", "--gpus", "8", "--directory", str(tmp_path), "--python", "stub"]
+    found = launch(capsys, where, TRAIN, "--restarts", "3", "--partition", "gpu", "--grace", "90")
+    text = found["files"]["alignjax.sbatch"]
+    for line in ("nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "signal=TERM@90", "requeue", "partition=gpu"):
+        assert f"#SBATCH --{line}\n" in text
+    (tmp_path / "run.sbatch").write_text(text)
+    ran = subprocess.run(["bash", tmp_path / "run.sbatch"], env=environment, capture_output=True, text=True)
+    assert ran.returncode == status, ran.stderr
+    assert (tmp_path / "bin" / "requeued").exists() is requeued, ran.stderr
+    assert arguments(tmp_path / "bin", 1)[-2:] == ["--distributed", "--resume"]
+
+
+# --- what cannot be
+
+
+@pytest.mark.parametrize(
+    "where, train, says",
+    [
+        ([*GKE, "--topology", "v5e:4x5"], TRAIN, "topology v5e:4x5 is not offered; slices of v5e are 1x1, 2x2"),
+        ([*GKE, "--topology", "v5p:4x4"], TRAIN, "topology must look like v5p:4x4x4"),
+        ([*GKE, "--topology", "v5p:3x4x4"], TRAIN, "sizes are multiples of 4"),
+        ([*GKE, "--topology", "v7:4x4"], TRAIN, "'v7'"),
+        ([*GKE, "--topology", "v5e:2x2", "--slices", "2"], TRAIN, "slices of one host (v5e:2x2) cannot be joined"),
+        ([*GKE, "--nodes", "2"], TRAIN, "--nodes goes with --accelerator"),
+        ([*GPU, "--slices", "2"], TRAIN, "--slices goes with --topology"),
+        ([*GKE[:2], *GKE[4:]], TRAIN, "--on gke needs either --topology (a TPU slice) or --accelerator"),
+        (GKE[:4], TRAIN, "--on gke needs --image"),
+        ([*GKE, "--mount", "bucket"], TRAIN, "--mount must look like gs://BUCKET:/runs or CLAIM:/runs, got 'bucket'"),
+        ([*GKE, "--image", "a b"], TRAIN, "--image must be a word"),
+        ([*GKE, "--partition", "gpu"], TRAIN, "--partition is not for --on gke"),
+        ([*GKE, "--name", "My Job"], TRAIN, "--name must be at most 40 small letters"),
+        (["--on", "slurm"], TRAIN, "--on slurm needs --nodes"),
+        ([*SLURM, "--time", "a day"], TRAIN, "--time must look like 90 (minutes), 24:00:00"),
+        (["--on", "hosts", "--hosts", "a,-oProxyCommand=x", "--devices", "4"], TRAIN, "got '-oProxyCommand=x'"),
+        (["--on", "k8s"], TRAIN, "invalid choice: 'k8s'"),
+        (SLURM, [], "the flags of train are missing"),
+        (SLURM, TRAIN[:6], "train flags: --out is needed"),
+        (SLURM, [*TRAIN, "--resume"], "train flags: --resume is set by the recipe"),
+        (SLURM, [*TRAIN, "--coordinator=a:1"], "train flags: --coordinator is set by the recipe"),
+        (SLURM, [*TRAIN, "--overwrite"], "train flags: --overwrite has no place"),
+        (SLURM, [*TRAIN, "--metod", "x"], "train flags: unrecognized arguments: --metod x"),
+        (SLURM, [*TRAIN, "--batch", "24"], "--batch 24 does not divide over data=16; it must be a multiple of 16"),
+        (SLURM, [*TRAIN, "--mesh", "fsdp=8"], "train flags: --mesh fsdp=8 has 8 devices, the job has 16"),
+        (SLURM, [*TRAIN, "--mesh", "fspd=16"], "fsdp"),
+        (SLURM, [*TRAIN, "--reward", "a\nb"], "holds a line break"),
+        (GKE, [*TRAIN, "--out", "out/run"], "--out out/run is lost with its pod"),
+        (GKE, [*TRAIN, "--out", "/runsout"], "--out /runsout is lost with its pod"),
+    ],
+)
+def test_what_cannot_be_is_said(where: list[str], train: list[str], says: str, capsys: Any) -> None:
+    assert main(["launch", *where, "--", *train]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err and captured.out == ""
+
+
+def test_files_that_differ_stay(capsys: Any, tmp_path: Path) -> None:
+    write = ["launch", *GKE, "--write", str(tmp_path / "a job"), "--", *TRAIN]
+    assert main(write) == 0
+    assert f"next: kubectl apply -f {shlex.quote(str(tmp_path / 'a job' / 'jobset.yaml'))}" in capsys.readouterr().out
+    assert main(write) == 0  # the same again
+    (tmp_path / "a job" / "jobset.yaml").write_text("mine")
+    assert main(write) == 2 and "is there and differs; --overwrite replaces it" in capsys.readouterr().err
+    assert (tmp_path / "a job" / "jobset.yaml").read_text() == "mine"
+    assert main([*write[: -len(TRAIN) - 1], "--overwrite", "--", *TRAIN]) == 0
+
+
+def test_without_write_the_main_file_is_printed(capsys: Any) -> None:
+    assert main(["launch", *GKE, "--", *TRAIN]) == 0
+    check_jobset(yaml.safe_load(capsys.readouterr().out))
+
+
+# --- real runs of two processes, stopped in the midst, started again by the recipe
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags of a run that is short, and long enough to be stopped."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device each
+    model = small_model(tmp_path / "model")
+    return [
+        "--method", "dpo", "--model", str(model), "--data", PAIRS, "--steps", "100", "--batch", "4", "--lr", "0.001",
+        "--no-checks", "--out", str(tmp_path / "out"), "--lost-after", "60",
+    ]  # fmt: skip
+
+
+def check_whole(out: Path, stopped: int) -> None:
+    """It was stopped before the end, and every step stands once."""
+    assert 0 < stopped < 100
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == list(range(100))
+    assert (out / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.long
+def test_two_hosts_over_ssh_and_one_is_preempted(run: list[str], capsys: Any, tmp_path: Path) -> None:
+    where = ["--on", "hosts", "--hosts", "localhost,127.0.0.1", "--devices", "1", "--port", str(free_port())]
+    found = launch(capsys, [*where, "--directory", str(tmp_path), "--python", sys.executable], run)
+    script, out, said = tmp_path / "alignjax.sh", tmp_path / "out", tmp_path / "said"
+    script.write_text(found["files"]["alignjax.sh"])
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            ["bash", script], cwd=tmp_path, env=install(tmp_path / "bin"), stderr=file, start_new_session=True
+        )
+    try:
+        wait_for(lambda: rows(out) >= 2, process)
+        os.kill(int((tmp_path / "alignjax-1.pid").read_text()), signal.SIGTERM)
+        wait_for(lambda: "start 1: 2 processes" in said.read_text(), process)
+        stopped = rows(out)
+        assert process.wait(300) == 0, said.read_text()
+    finally:
+        end(process)
+    assert "status 75; started again" in said.read_text()
+    check_whole(out, stopped)
+
+
+@pytest.mark.long
+def test_two_slurm_tasks_and_the_time_is_over(run: list[str], capsys: Any, tmp_path: Path) -> None:
+    found = launch(
+        capsys,
+        ["--on", "slurm", "--nodes", "2", "--gpus", "1", "--directory", str(tmp_path), "--python", sys.executable],
+        run,
+    )
+    (tmp_path / "run.sbatch").write_text(found["files"]["alignjax.sbatch"])
+    # JAX takes the port 61440 + id mod 4096 in Slurm.
+    environment = install(tmp_path / "bin") | {"TASKS": "2", "SLURM_JOB_ID": str(free_port() % 4096)}
+    out, log = tmp_path / "out", (tmp_path / "log").open("a")
+    command = ["bash", str(tmp_path / "run.sbatch")]
+    start = lambda: subprocess.Popen(command, env=environment, stderr=log, stdout=log, start_new_session=True)
+    process = start()
+    try:
+        wait_for(lambda: rows(out) >= 2, process)
+        for task in (0, 1):  # --signal reaches the tasks
+            os.kill(int((tmp_path / "bin" / f"task{task}").read_text()), signal.SIGTERM)
+        assert process.wait(300) == 75, (tmp_path / "log").read_text()
+        assert (tmp_path / "bin" / "requeued").read_text().split() == ["requeue", environment["SLURM_JOB_ID"]]
+        stopped = rows(out)
+        process = start()
+        assert process.wait(300) == 0, (tmp_path / "log").read_text()
+    finally:
+        end(process)
+        log.close()
+    check_whole(out, stopped)
+
+
+@pytest.mark.long
+def test_two_pods_and_one_is_drained(run: list[str], capsys: Any, tmp_path: Path) -> None:
+    mounted = ["--on", "gke", "--accelerator", "nvidia-l4", "--nodes", "2", "--gpus", "1", "--image", "x"]
+    found = launch(capsys, [*mounted, "--mount", f"claim:{tmp_path}", "--python", sys.executable], run)
+    pods = Pods(yaml.safe_load(found["files"]["jobset.yaml"]), install(tmp_path / "bin"))
+    out, log, address = tmp_path / "out", tmp_path / "log", f"127.0.0.1:{free_port()}"
+    tell = lambda job, index: {"COORDINATOR": address}  # the pods' names are not resolved here
+    started = pods.start(tell, log)
+    try:
+        wait_for(lambda: rows(out) >= 2, started[0])
+        started[1].terminate()
+        statuses = [process.wait(300) for process in started]
+        assert statuses == [75, 75], log.read_text()
+        assert pods.action(statuses[1], disrupted=True) == "RestartJobSetAndIgnoreMaxRestarts"
+        stopped = rows(out)
+        started = pods.start(tell, log)
+        assert [process.wait(300) for process in started] == [0, 0], log.read_text()
+    finally:
+        end(*started)
+    check_whole(out, stopped)
+
+
+def test_a_job_is_checked_without_the_command_line_too() -> None:
+    with pytest.raises(ValueError, match="--name must be at most 40 small letters"):
+        recipes.Job(name="-x", train=())
+    assert recipes.kept("gs://b/x", ()) and not recipes.kept("/x", ())
