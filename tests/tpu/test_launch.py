@@ -19,6 +19,7 @@ from tests.tpu import standins
 from tests.tpu.kill import rows, small_model
 from tests.tpu.processes import free_port
 from tests.tpu.standins import Pods, arguments, end, install, plan, wait_for
+from tpu import xla_flags
 from tpu.cli import main
 from tpu.launch import recipes
 from tpu.launch.machines import slice_of
@@ -145,7 +146,8 @@ def test_gpu_pods_find_process_0_by_the_name_that_jobset_gives_it(capsys: Any) -
     made = yaml.safe_load(found["files"]["jobset.yaml"])
     check_jobset(made)
     pods = Pods(made, {})
-    seen = {one["name"]: one["value"] for one in pods.container["env"]} | {"JOB_COMPLETION_INDEX": "1"}
+    seen = {one["name"]: one["value"] for one in pods.container["env"]}
+    seen |= {"JOB_COMPLETION_INDEX": "1"}
     assert [standins.expanded(word, seen) for word in pods.container["command"]] == [
         # <jobset>-<replicated job>-<job>-<pod>.<jobset>, as the API of JobSet has it
         "python", "-m", "tpu", "train", *TRAIN, "--coordinator=run-node-0-0.run:8476", "--num-processes=2",
@@ -153,6 +155,22 @@ def test_gpu_pods_find_process_0_by_the_name_that_jobset_gives_it(capsys: Any) -
     ]  # fmt: skip
     assert pods.container["resources"] == {"limits": {"nvidia.com/gpu": 8}} and found["devices"] == 16
     assert made["metadata"].get("annotations") is None
+
+
+def test_every_recipe_sets_the_flags_of_its_chip(capsys: Any) -> None:
+    tpu, gpu = (" ".join(map(str, xla_flags.flags(chip))) for chip in ("v5e", "gpu"))
+    assert len(tpu) > 100 < len(gpu)
+    env = lambda where: Pods(yaml.safe_load(launch(capsys, where)["files"]["jobset.yaml"]), {}).container["env"]
+    assert {"name": "LIBTPU_INIT_ARGS", "value": tpu} in env(GKE)
+    assert {"name": "XLA_FLAGS", "value": gpu} in env(GPU)
+    assert f"--env 'LIBTPU_INIT_ARGS={tpu}'" in launch(capsys, GKE)["files"]["xpk.sh"]
+    line = next(x for x in launch(capsys, SLURM)["files"]["alignjax.sbatch"].splitlines() if x.startswith("export "))
+    told = subprocess.run(
+        ["bash", "-c", f"{line}; printenv XLA_FLAGS"], env={"XLA_FLAGS": "--mine"}, capture_output=True
+    )
+    assert told.stdout.decode() == f"{gpu} --mine\n"
+    assert tpu in launch(capsys, [*HOSTS, "--chip", "v5e"])["files"]["alignjax.sh"]
+    assert "--xla" not in launch(capsys, HOSTS)["files"]["alignjax.sh"]
 
 
 def test_a_jobset_starts_again_what_was_saved_and_not_what_failed(capsys: Any) -> None:
@@ -273,6 +291,7 @@ def test_the_batch_script(status: int, restarts: int, requeued: bool, capsys: An
         (["--on", "slurm"], TRAIN, "--on slurm needs --nodes"),
         ([*SLURM, "--time", "a day"], TRAIN, "--time must look like 90 (minutes), 24:00:00"),
         (["--on", "hosts", "--hosts", "a,-oProxyCommand=x", "--devices", "4"], TRAIN, "got '-oProxyCommand=x'"),
+        ([*HOSTS, "--chip", "v5"], TRAIN, "unknown chip 'v5'"),
         (["--on", "k8s"], TRAIN, "invalid choice: 'k8s'"),
         (SLURM, [], "the flags of train are missing"),
         (SLURM, TRAIN[:6], "train flags: --out is needed"),

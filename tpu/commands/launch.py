@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from tpu import xla_flags
 from tpu.arguments import OK, Failed, UsageError, whole
 
 SAYS = "recipes that start a training run on a TPU slice or a cluster, and start it again after a preemption"
@@ -23,7 +24,7 @@ ON = ("gke", "slurm", "hosts")
 NEEDS = {
     "gke": ("topology", "slices", "accelerator", "nodes", "gpus", "image", "mount", "service_account", "spot"),
     "slurm": ("nodes", "gpus", "time", "partition", "account", "directory"),
-    "hosts": ("hosts", "devices", "port", "directory"),
+    "hosts": ("hosts", "devices", "chip", "port", "directory"),
 }
 """Which flags belong to which place; the others are for all."""
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hosts = parser.add_argument_group("hosts")
     hosts.add_argument("--hosts", metavar="A,B,...", help="by name or user@name; the first is the coordinator")
     hosts.add_argument("--devices", type=whole(1), metavar="N", help="TPU chips or GPUs of a host")
+    hosts.add_argument("--chip", metavar="NAME", help="v4, v5e, v5p, v6e or gpu: sets the flags of `tpu flags`")
     hosts.add_argument("--port", type=whole(1), metavar="P", help="of the coordinator (default: 8476)")
     folder = "of the checkout on every host, on slurm and hosts (default: this one)"
     parser.add_argument("--directory", metavar="DIR", help=folder)
@@ -119,7 +121,7 @@ def _made(options: argparse.Namespace) -> tuple[int, int, dict[str, str]]:
     from tpu.launch.machines import slice_of
     from tpu.launch.train import settings_of
 
-    def job(kind: str, devices: int, slices: int = 1) -> recipes.Job:
+    def job(chip: str | None, devices: int, slices: int = 1) -> recipes.Job:
         settings = settings_of(options.train, devices, slices)
         if options.on == "gke" and not recipes.kept(settings.out, mounts):
             raise UsageError(
@@ -127,7 +129,7 @@ def _made(options: argparse.Namespace) -> tuple[int, int, dict[str, str]]:
             )
         return recipes.Job(
             name=options.name, train=tuple(options.train), python=options.python, restarts=options.restarts,
-            grace=options.grace or (600 if options.on == "gke" else 120), environment=_environment(kind),
+            grace=options.grace or (600 if options.on == "gke" else 120), environment=_environment(chip),
         )  # fmt: skip
 
     for flag in ("image", "accelerator", "service_account", "partition", "account"):
@@ -137,7 +139,7 @@ def _made(options: argparse.Namespace) -> tuple[int, int, dict[str, str]]:
     if options.on == "hosts":
         names = tuple(recipes.host_of(name.strip()) for name in options.hosts.split(","))
         devices = len(names) * options.devices
-        made = job("", devices)
+        made = job(options.chip, devices)
         return len(names), devices, recipes.plain_hosts(made, names, directory=directory, port=options.port or 8476)
     if options.on == "slurm":
         made = job("gpu", options.nodes * gpus)
@@ -155,13 +157,13 @@ def _made(options: argparse.Namespace) -> tuple[int, int, dict[str, str]]:
     if slices > 1 and there.hosts == 1:
         raise UsageError(f"--slices {slices}: slices of one host ({there.name}) cannot be joined; take a larger one")
     devices = slices * there.hosts * there.chips
-    made = job("tpu", devices, slices)
+    made = job(options.topology.partition(":")[0], devices, slices)
     return slices * there.hosts, devices, recipes.gke_tpu(made, there, slices, pods)
 
 
-def _environment(kind: str) -> dict[str, str]:
+def _environment(chip: str | None) -> dict[str, str]:
     """The flags of XLA that hide communication, as `python -m tpu flags` has them."""
-    return {}
+    return {} if chip is None else dict([xla_flags.environment(chip)])
 
 
 def _write(folder: Path, files: dict[str, str], overwrite: bool) -> None:
