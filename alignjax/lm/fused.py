@@ -259,10 +259,10 @@ def _backward_here(
     dmatrix, dh = _over_time(some, zero, (h, targets, total, entropy, g, g_entropy), keep, options.chunk)
     # Over the devices too it is summed before it is rounded to the dtype of W.
     others = tuple(a for a in (*options.rows, *options.time) if a not in options.columns)
+    if options.columns:  # first: the others, slices among them, are then told a part only
+        dmatrix = jax.lax.psum_scatter(dmatrix, options.columns, scatter_dimension=1, tiled=True)
     if others:
         dmatrix = jax.lax.psum(dmatrix, others)
-    if options.columns:
-        dmatrix = jax.lax.psum_scatter(dmatrix, options.columns, scatter_dimension=1, tiled=True)
     return dh, dmatrix
 
 
