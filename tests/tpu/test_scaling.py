@@ -57,7 +57,8 @@ def test_the_status_is_the_verdict(monkeypatch, capsys, tmp_path) -> None:
         said = json.loads(capsys.readouterr().out)
         assert said["flat"] is (status == 0) and len(said["points"]) == 2
         assert json.loads((tmp_path / "scaling.json").read_text()) == said
-        assert main(["bench", "scaling"]) == status
+        assert main(["bench", "scaling", "--out", str(tmp_path / "scaling.md")]) == status
+        assert ("NOT flat" in (tmp_path / "scaling.md").read_text()) is (status == 1)
         assert ("NOT flat" in capsys.readouterr().out) is (status == 1)
     for wrong, says in ((["--chips", "8,x"], "8,16,32"), (["--model", "llama9"], "llama")):
         assert main(["bench", "scaling", *wrong]) == 2

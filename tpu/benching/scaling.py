@@ -209,3 +209,22 @@ def lines(said: Mapping[str, Any]) -> list[str]:
             f"weak scaling is flat within {TOLERANCE:.0%}: what a chip computes, holds and is told on each axis",
         ]
     return [*text, "weak scaling is NOT flat:", *(f"  {line}" for line in said["grows"])]
+
+
+def page(asked: Asked, found: Sequence[Mapping[str, Any]]) -> str:
+    """docs/scaling.md."""
+    return (
+        f"""# Scaling, by counting
+
+Written by `python -m tpu bench scaling --out docs/scaling.md`: the real step of {asked.method} for {asked.model} at
+{asked.seq:,} tokens, compiled for virtual CPU devices, and its program read. Nothing ran. Weak scaling has
+{asked.per_chip} prompt(s) a chip, strong scaling as many as the widest of those; `fsdp` is at most {asked.width}, and
+more chips are on `{asked.beyond}`. Collectives are in float32 here (XLA's CPU compiler has no other sums over devices),
+twice what a TPU is told, and gradients are summed where a TPU scatters them; temporaries have whole attention matrices,
+where a TPU has a flash kernel. So it is not the height of a column that counts, but that it stays flat.
+
+```
+"""
+        + "\n".join(table(found) + lines(report(asked, found))).strip()
+        + "\n```\n"
+    )

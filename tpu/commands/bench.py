@@ -141,7 +141,8 @@ def _scaling(options: argparse.Namespace) -> int:
     print(text)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        page = scaling.page(asked, found) if options.out.suffix == ".md" else json.dumps(report, indent=1) + "\n"
+        options.out.write_text(page, encoding="utf-8")
     return OK if report["flat"] else FAILED
 
 
