@@ -14,6 +14,7 @@ from jax import Array
 from alignjax import Problem, best_of_n, kl
 from alignjax.best_of import quantile_estimate, quantiles
 from alignjax.objectives.bond import bond
+from alignjax.sweeps import spread
 from papers.nash_md_experiments import normalised
 from papers.record import Settings
 
@@ -36,7 +37,7 @@ def bandits(settings: Settings, number: int, size: int, stream: int) -> Problem:
     """Bandits with normal rewards and normal reference logits, `[number, size]`."""
     rng = np.random.default_rng([settings.seed, 300, stream])
     ref_logp = jnp.asarray(normalised(rng.normal(size=(number, size))))
-    return Problem(ref_logp=ref_logp, reward=jnp.asarray(rng.normal(size=(number, size))))
+    return spread(Problem(ref_logp=ref_logp, reward=jnp.asarray(rng.normal(size=(number, size)))))
 
 
 def measures(problem: Problem, logp: Any, n: Any) -> tuple[Array, Array, Array, Array]:
@@ -130,7 +131,7 @@ def sampled(settings: Settings) -> Runs:
     best = jax.vmap(lambda n: best_of_n(problem.ref_logp, problem.reward, n))(jnp.asarray(NUMBERS))  # type: ignore[arg-type]
     over_weights = jax.vmap(over_seeds, (None, None, None, None, None, 0))
     everything = jax.jit(jax.vmap(over_weights, (None, None, 0, None, 0, None)))
-    keys = jax.random.split(jax.random.key(settings.seed), seeds(settings))
+    keys = spread(jax.random.split(jax.random.key(settings.seed), seeds(settings)))
     logp = everything(problem.ref_logp, quantile, best, keys, jnp.asarray(NUMBERS), jnp.asarray(WEIGHTS))
     logp = jnp.moveaxis(logp, 3, 1)  # [N, points, weights, seeds, A]
     found = jax.vmap(lambda x, n: jnp.stack(measures(problem, x, n)))(logp, jnp.asarray(NUMBERS))

@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", choices=SCALES, default="exact",
         help="exact: tables (the default); lm: runs on a small language model, kept in DIR/lm and resumed",
     )  # fmt: skip
+    parser.add_argument(
+        "--devices", default="1", metavar="N",
+        help="spread seeds, instances and games over N devices, or all (default: 1); for --scale exact",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where results go (default: out)")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed of the runs (default: 0)")
@@ -204,10 +208,24 @@ def _progress(total: int, stream: TextIO) -> Iterator[Any]:
         yield step
 
 
+def _devices(options: argparse.Namespace) -> int:
+    from alignjax import sweeps
+
+    if options.scale != "exact" and options.devices != "1":
+        raise UsageError("--devices is for --scale exact: the small language models are trained on one device")
+    try:
+        return sweeps.number_of_devices(options.devices)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+
+
 def _run(options: argparse.Namespace, papers: "Mapping[str, Paper] | None") -> int:
     chosen = _chosen(options.names, _known(papers, options.scale))
+    from alignjax import sweeps
     from papers import run
     from papers.record import Settings
+
+    devices = _devices(options)
 
     try:
         run.prepare(options.out, [paper.name for paper in chosen], options.scale)
@@ -218,7 +236,10 @@ def _run(options: argparse.Namespace, papers: "Mapping[str, Paper] | None") -> i
         settings = dataclasses.replace(settings, out=str(options.out))
     records, unwritten = [], ""
     sized = [paper.within(settings) for paper in chosen]
-    with _progress(sum(len(paper.claims) + len(paper.figures) for paper in sized), sys.stderr) as step:
+    with (
+        sweeps.over(devices),
+        _progress(sum(len(paper.claims) + len(paper.figures) for paper in sized), sys.stderr) as step,
+    ):
         for paper in chosen:
             record, files = run.run_paper(paper, settings, step, options.scale)
             records.append(record)

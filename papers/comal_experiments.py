@@ -10,6 +10,7 @@ from scipy.special import expit, rel_entr
 
 import alignjax as aj
 from alignjax.games import PreferenceGame, equilibria, library, original_gap, solve, von_neumann_winner
+from alignjax.sweeps import spread
 from papers import nash_md_experiments as games
 from papers.record import Settings
 
@@ -195,7 +196,7 @@ def approximate(settings: Settings) -> Runs:
     """
     number, moves, tau = settings.size(200, 50), 60, 0.1
     preference, h = cycles(np.random.default_rng([settings.seed, 42]), number), 4 * tau / (1 + 4 * tau**2)
-    game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.log(jnp.asarray(START)), tau=tau)
+    game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.log(jnp.asarray(START)), tau=tau))
     rows = [solve(game, "comal", num_steps=moves).trajectory]
     for length in INNER_LENGTHS:
         inner = round(length / (h * tau))

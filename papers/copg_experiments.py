@@ -17,6 +17,7 @@ from scipy.optimize import root
 from alignjax import methods
 from alignjax.kl_regularised import gibbs, objective, regularised_reward
 from alignjax.logspace import log_softmax
+from alignjax.sweeps import spread
 from papers.record import Settings
 
 Runs = dict[str, np.ndarray]
@@ -113,7 +114,7 @@ def bandit(settings: Settings) -> Runs:
     seeds = settings.size(20, 6)
     generators = [np.random.default_rng([settings.seed, seed]) for seed in range(seeds)]
     counts = jnp.asarray(np.stack([_counts(generator, EPOCHS) for generator in generators]))
-    paths = np.asarray(_trained(counts))
+    paths = np.asarray(_trained(spread(counts)))
     runs = {name: paths[:, :, i] for i, name in enumerate(CONTENDERS)}
     return runs | {f"regret {name}": np.asarray(regret(path)) for name, path in runs.items()}
 
@@ -192,7 +193,7 @@ def averages(settings: Settings) -> Runs:
     reward, start = generator.normal(size=(number, SIZE)), 2 * generator.normal(size=(number, SIZE))
     beta = np.exp(generator.uniform(np.log(0.4), np.log(2.0), number))
     run = jax.vmap(functools.partial(_flows, num_steps=steps, every=every))
-    error = np.asarray(run(*(jnp.asarray(x) for x in (ref, reward, beta, law, other, start))))
+    error = np.asarray(run(*spread([jnp.asarray(x) for x in (ref, reward, beta, law, other, start)])))
     return {"error": error, "time": every * np.arange(1, error.shape[-1] + 1)}
 
 

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from alignjax import Problem, methods, population_grad, population_loss
 from alignjax.logspace import log_softmax
+from alignjax.sweeps import spread
 from papers.copg_experiments import BETA, FIRST, REF, REWARD, SECOND, Runs
 from papers.record import Settings
 
@@ -34,7 +35,7 @@ def instances(settings: Settings, stream: int) -> tuple[np.ndarray, ...]:
 
 def over(function: Callable[..., Array], *given: np.ndarray) -> np.ndarray:
     """A function of one instance on all of them."""
-    return np.asarray(jax.jit(jax.vmap(function))(*(jnp.asarray(x) for x in given)))
+    return np.asarray(jax.jit(jax.vmap(function))(*spread([jnp.asarray(x) for x in given])))
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -153,7 +154,7 @@ def wrong_value(settings: Settings) -> Runs:
         found = methods["dro"].optimum(problem, beta=beta)
         return found, population_grad("dro", problem, found, beta=beta)
 
-    logp, gradient = jax.jit(jax.vmap(solved))(*(jnp.asarray(x) for x in (ref, reward, beta, law, value)))
+    logp, gradient = jax.jit(jax.vmap(solved))(*spread([jnp.asarray(x) for x in (ref, reward, beta, law, value)]))
     logp = np.asarray(logp)
     own = (np.exp(law) * (reward - beta[:, None] * (logp - ref))).sum(-1)
     tilt = ref + (reward - np.exp(logp - law) * (own - value)[:, None]) / beta[:, None]

@@ -19,6 +19,7 @@ import alignjax as aj
 from alignjax import geometric_mixture
 from alignjax.games import PreferenceGame, duality_gap, solve
 from alignjax.logspace import log_softmax
+from alignjax.sweeps import spread
 from papers.nash_md_experiments import normalised
 from papers.nash_md_policies import random_preferences
 from papers.record import Settings
@@ -72,7 +73,7 @@ def random_game(generator: np.random.Generator, batch: tuple[int, ...], actions:
     """Uniform lower triangles, references with normal logits."""
     preference = random_preferences(generator, batch, actions)
     ref_logp = normalised(generator.normal(size=(*batch, actions)))
-    return PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=beta)
+    return spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=beta))
 
 
 # --- gradients with respect to the logits -----------------------------------------------------------------------------
@@ -268,7 +269,7 @@ def tables(settings: Settings) -> list[Runs]:
     preference = random_preferences(np.random.default_rng([settings.seed, 100]), (number,), 10)
     ref_logp = normalised(np.random.default_rng([settings.seed, 101]).normal(size=(number, 10)))
     for plan in TABLES:
-        game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=plan.beta)
+        game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=plan.beta))
         every = plan.updates // POINTS
         runs: Runs = {"every": np.asarray(every)}
         for name in ALGORITHMS:

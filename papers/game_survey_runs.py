@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from alignjax.games import SOLVERS, PreferenceGame, duality_gap, original_gap, solve
+from alignjax.sweeps import spread
 from papers.nash_md_experiments import normalised
 from papers.nash_md_policies import random_preferences
 from papers.record import Settings
@@ -61,7 +62,7 @@ def drawn(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
 def games_at(settings: Settings, tau: float) -> PreferenceGame:
     """The games of the survey at one temperature."""
     preference, ref_logp = drawn(settings)
-    return PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=tau)
+    return spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=tau))
 
 
 def longest(settings: Settings, target: str) -> int:

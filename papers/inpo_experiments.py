@@ -17,6 +17,7 @@ from alignjax.games import PreferenceGame, duality_gap, library, original_gap, s
 from alignjax.games.solvers import step as solver_step
 from alignjax.logspace import log_softmax
 from alignjax.problem import Problem
+from alignjax.sweeps import spread
 from papers.egpo_theory import excess
 from papers.nash_md_experiments import (
     equilibria,
@@ -50,7 +51,7 @@ def losses(settings: Settings) -> Runs:
     preference = jnp.asarray(random_preferences(generator, (number,), size))
     ref_logp, anchor = (jnp.asarray(normalised(generator.normal(size=(number, size)))) for _ in range(2))
     problem = Problem(ref_logp=ref_logp, preference=preference, anchor_logp=anchor)
-    game = PreferenceGame(preference=preference, ref_logp=ref_logp, tau=BETA)
+    game = spread(PreferenceGame(preference=preference, ref_logp=ref_logp, tau=BETA))
     hyper = {"step_size": STEP, "beta": BETA}
     policies = jnp.asarray(normalised(2 * generator.normal(size=(30, number, size))))
     values = {n: np.asarray(population_loss(n, problem, policies, **hyper)) for n in ("inpo", "inpo_soft")}
@@ -76,7 +77,7 @@ def magnetic(settings: Settings) -> Runs:
     number, size, tau, inverse = settings.size(200, 50), 8, 0.1, 4.0
     preference = random_preferences(generator, (number,), size)
     rho = np.exp(normalised(generator.normal(size=(number, size))))
-    game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(np.log(rho)), tau=tau)
+    game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(np.log(rho)), tau=tau))
     path = np.asarray(solve(game, "inpo", num_steps=50, eta=inverse).trajectory)
     h = 1 / inverse
     eta, x, apart = h / (1 - h * tau), rho, np.zeros(number)
@@ -163,7 +164,7 @@ def averages(settings: Settings) -> Runs:
     divergence = -ref_logp.min(-1)
     gaps, reach = [], []
     for tau in (0.01, 0.1):
-        game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=tau)
+        game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=tau))
         row = []
         for horizon in horizons(settings):
             step = jnp.minimum(jnp.asarray(np.sqrt(divergence / horizon)), 1 / tau)
@@ -192,7 +193,7 @@ def cycles(settings: Settings) -> Runs:
     margins = jnp.asarray(np.random.default_rng([settings.seed, 306]).uniform(0.1, 0.5, (3, number)))
     preference = jax.vmap(library.rock_paper_scissors)(*margins).at[0].set(library.comal())
     start = jnp.broadcast_to(jnp.log(jnp.asarray([0.2, 0.5, 0.3])), (number, 3))
-    game = PreferenceGame(preference=preference, tau=tau)
+    game = spread(PreferenceGame(preference=preference, tau=tau))
     inpo = solve(game, "inpo", num_steps=num_steps, step_size=0.1, init_logp=start).trajectory
     ipo = solve(game, "mwu", num_steps=num_steps, step_size=0.1, init_logp=start).trajectory
     nash = jnp.asarray(equilibria(np.asarray(preference), np.full((number, 3), -np.log(3)), tau))
@@ -270,7 +271,7 @@ def pairs(settings: Settings) -> Runs:
     preference = random_preferences(generator, (number,), size)
     sign = 0.5 + 0.5 * np.sign(np.round(preference - 0.5, 12))
     ref_logp = normalised(generator.normal(size=(number, size)))
-    game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=PAIRS_TAU)
+    game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=PAIRS_TAU))
     nash, sign_nash = (equilibria(matrix, ref_logp, PAIRS_TAU) for matrix in (preference, sign))
     laws = {
         "iid": lambda anchor: iid_law(preference, anchor),
@@ -302,7 +303,7 @@ def sample_complexity(settings: Settings) -> Runs:
     number, size, step = settings.size(100, 30), 5, 1.0
     preference = random_preferences(generator, (number,), size)
     ref_logp, anchor = (normalised(generator.normal(size=(number, size))) for _ in range(2))
-    game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=0.2)
+    game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=0.2))
     mirror = solver_step(game, "inpo", jnp.asarray(anchor), step)
     p = np.exp(anchor)
     together = (p[:, :, None] * p[:, None, :]).reshape((number, -1))
@@ -334,6 +335,6 @@ def practice(settings: Settings) -> Runs:
     preference = random_preferences(generator, (number,), 10)
     ref_logp = normalised(generator.normal(size=(number, 10)))
     tau = PRACTICE_RATIO * PRACTICE_ETA
-    game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=tau)
+    game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=tau))
     run = solve(game, "inpo", num_steps=30, eta=PRACTICE_ETA)
     return {"gap": np.asarray(duality_gap(game, run.trajectory)), "logp": np.asarray(log_softmax(run.logp))}

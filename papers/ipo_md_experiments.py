@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from alignjax import Problem, geometric_mixture, kl, population_grad, population_loss
 from alignjax.games import library
 from alignjax.logspace import log_softmax
+from alignjax.sweeps import spread
 from papers.nash_md_experiments import Runs, equilibria, normalised, sigmoid
 from papers.nash_md_policies import random_preferences, random_problems
 from papers.pair_regression import divergence, regression_minimiser, wins
@@ -156,7 +157,7 @@ def ends(settings: Settings) -> Runs:
     """
     generator, number, tau = np.random.default_rng([settings.seed, 202]), settings.size(60, 20), REST_TAU
     preference, ref = random_preferences(generator, (number,), 4), normalised(0.5 * generator.normal(size=(number, 4)))
-    problem = Problem(ref_logp=jnp.asarray(ref), preference=jnp.asarray(preference))
+    problem = spread(Problem(ref_logp=jnp.asarray(ref), preference=jnp.asarray(preference)))
     nash = equilibria(preference, ref, tau)
     starts = generator.normal(size=(2, number, 4))
     steps, rate = 8000, 0.5 * tau

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import root
 
 from alignjax.games import MultiplayerGame, PreferenceGame, duality_gap, library, nash, solve
+from alignjax.sweeps import spread
 from papers.nash_md_experiments import Runs, equilibria, normalised, sigmoid
 from papers.nash_md_policies import random_preferences
 from papers.pair_regression import divergence, wins
@@ -35,14 +36,14 @@ def _uniform(*shape: int) -> np.ndarray:
 
 def game_of(num_players: int, ref: np.ndarray, tau: Any, **oracle: Any) -> Any:
     """A game of n players from NumPy arrays: `preferences` or `scores`, one reference for each game."""
-    arrays = {name: jnp.asarray(value) for name, value in oracle.items()}
+    arrays = {name: spread(jnp.asarray(value)) for name, value in oracle.items()}
     kind = "plackett_luce" if "scores" in oracle else "pairwise"
     return MultiplayerGame(ref_logp=jnp.asarray(ref), tau=tau, num_players=num_players, oracle=kind, **arrays)
 
 
 def two_of(preference: np.ndarray, ref: np.ndarray, tau: Any) -> PreferenceGame:
     """The game of two."""
-    return PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref), tau=tau)
+    return spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref), tau=tau))
 
 
 def original(preference: np.ndarray, policy: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from alignjax.games import (
 from alignjax.games.solvers import step as solver_step
 from alignjax.games.step_sizes import nash_md_theorem_step
 from alignjax.problem import Problem
+from alignjax.sweeps import spread
 from papers.record import Settings
 
 Runs = dict[str, np.ndarray]
@@ -66,7 +67,9 @@ def random_games(
     logits[:, 0] -= rarest * generator.uniform(size=number)
     ref_logp = normalised(np.where(np.arange(SIZE) < sizes[:, None], logits, -np.inf))
     tau = np.exp(generator.uniform(np.log(low), np.log(high), number))
-    return PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=jnp.asarray(tau))
+    return spread(
+        PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=jnp.asarray(tau))
+    )
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -255,7 +258,9 @@ def steps(settings: Settings) -> Runs:
     warmer = np.repeat(np.concatenate([tau / (1 - STEPS_TAU), [tau]]), number)
     preference, ref_logp = (np.asarray(x)[:number] for x in (drawn.preference, drawn.ref_logp))
     preference, ref_logp = np.tile(preference, (4, 1, 1)), np.tile(ref_logp, (4, 1))
-    every = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=jnp.asarray(warmer))
+    every = spread(
+        PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(ref_logp), tau=jnp.asarray(warmer))
+    )
     game = dataclasses.replace(every, tau=jnp.full(4 * number, tau))
     step_sizes = np.repeat(np.append(STEPS_TAU / tau, 0.0)[None], num_steps, 0)
     step_sizes[:, -1] = theorem_steps(num_steps, tau)

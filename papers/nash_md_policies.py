@@ -15,6 +15,7 @@ from alignjax.kl_estimators import kl_tokens_myopic
 from alignjax.logspace import log_softmax, masked_sum
 from alignjax.objectives.nash_md import nash_md_pg, nash_md_pg_token
 from alignjax.problem import Problem
+from alignjax.sweeps import spread
 from papers.nash_md_experiments import equilibria, normalised, sigmoid
 from papers.record import Settings
 
@@ -38,7 +39,7 @@ def random_problems(generator: np.random.Generator, number: int, size: int) -> t
     ref_logp = jnp.asarray(normalised(generator.normal(size=(number, size))))
     preference = jnp.asarray(random_preferences(generator, (number,), size))
     logits = jnp.asarray(1.5 * generator.normal(size=(number, size)))
-    return Problem(ref_logp=ref_logp, preference=preference), logits
+    return spread((Problem(ref_logp=ref_logp, preference=preference), logits))
 
 
 # --- Nash-MD-PG: what its gradient is ---------------------------------------------------------------------------------

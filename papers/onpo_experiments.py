@@ -9,6 +9,7 @@ from jax import Array
 
 import alignjax as aj
 from alignjax.games import PreferenceGame, library, original_gap, solve
+from alignjax.sweeps import spread
 from papers import comal_experiments as cyclic
 from papers import nash_md_experiments as games
 from papers.comal_magnets import pair_regression
@@ -159,7 +160,7 @@ def last_policies(settings: Settings) -> Runs:
         start = jnp.asarray(games.normalised(generator.normal(size=(number, size))))
         goal = aj.games.von_neumann_winner(preference)
         mixed.append(goal.max(-1) < 1 - 1e-9)
-        game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=start, tau=1.0)
+        game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=start, tau=1.0))
         for name, rows in (("onpo", onpo), ("mwu", mwu)):
             run = solve(game, name, num_steps=every * points, step_size=0.125, every=every)
             rows.append(cyclic.kl(goal, np.exp(np.asarray(run.trajectory))))
@@ -182,7 +183,7 @@ def losses(settings: Settings) -> Runs:
     lower = np.tril(generator.uniform(size=(number, size, size)) - 0.5, -1)
     preference = 0.5 + lower - lower.swapaxes(1, 2)
     start = games.normalised(generator.normal(size=(number, size)))
-    game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(start), tau=1.0)
+    game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=jnp.asarray(start), tau=1.0))
     exact = np.asarray(solve(game, "onpo", num_steps=steps, step_size=h).trajectory)
     apart, wrong = np.empty((steps, number)), np.empty(number)
     for n, (matrix, first) in enumerate(zip(preference, start, strict=True)):

@@ -16,6 +16,7 @@ from alignjax import gibbs, kl, methods
 from alignjax.equations import global_scale, within_prompt_scale
 from alignjax.kl_regularised import objective
 from alignjax.logspace import log_softmax
+from alignjax.sweeps import spread
 from papers.record import Settings
 
 Runs = dict[str, np.ndarray]
@@ -116,7 +117,7 @@ def frontier(settings: Settings) -> Runs:
     """`J`, `kl`, `reward` `[contenders, shifts, seeds, looks]`: means over prompts, by rewards without the shift."""
     seeds, rollouts = settings.size(10, 4), settings.size(600, 150)
     worlds = [_world(np.random.default_rng([settings.seed, 20, seed])) for seed in range(seeds)]
-    features, ref, reward, unit = (jnp.asarray(np.stack(x)) for x in zip(*worlds, strict=True))
+    features, ref, reward, unit = (spread(jnp.asarray(np.stack(x))) for x in zip(*worlds, strict=True))
     keys = jax.random.split(jax.random.key(settings.seed), seeds)
     run = jax.vmap(functools.partial(_trained, rollouts=rollouts))
     # shifts, seeds, looks, contenders, prompts, arms

@@ -10,6 +10,7 @@ from jax import Array
 
 from alignjax import methods
 from alignjax.logspace import log_softmax
+from alignjax.sweeps import spread
 from papers.p3o_experiments import Runs
 from papers.record import Settings
 
@@ -83,7 +84,7 @@ def _instances(settings: Settings, stream: int) -> tuple[np.ndarray, ...]:
 
 
 def _run(*given: np.ndarray) -> np.ndarray:
-    return np.asarray(per_pair(*(jnp.asarray(x) for x in given)))
+    return np.asarray(per_pair(*spread([jnp.asarray(x) for x in given])))
 
 
 def _largest(x: np.ndarray) -> np.ndarray:

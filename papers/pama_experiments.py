@@ -15,6 +15,7 @@ from alignjax import Problem, multiobjective, population_grad
 from alignjax.divergences import kl
 from alignjax.logspace import log_softmax
 from alignjax.multiobjective.fronts import objectives
+from alignjax.sweeps import spread
 from papers.record import Settings
 
 ARMS, BETA, STEPS, RATE = 20, 0.2, 4_000, 1.0
@@ -217,7 +218,7 @@ def moments() -> np.ndarray:
 @functools.lru_cache
 def training(settings: Settings) -> dict[str, Any]:
     """Every rival on every bandit: `[C, S, points, ...]` policies, objectives, gaps; `front [C, S, 201, 2]`."""
-    ref_logp, rewards = (jnp.asarray(x) for x in _problems(settings))
+    ref_logp, rewards = (spread(jnp.asarray(x)) for x in _problems(settings))
     batched = lambda f: jax.jit(jax.vmap(jax.vmap(f)))
     problem = Problem(ref_logp=ref_logp, rewards=rewards)
     front = multiobjective.pareto_front(problem, BETA, 201)

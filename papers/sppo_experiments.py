@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 import alignjax as aj
 from alignjax.games import PreferenceGame, library, solve, von_neumann_winner
 from alignjax.logspace import ArrayLike
+from alignjax.sweeps import spread
 from papers import nash_md_experiments as games
 from papers.comal_experiments import cycles, kl
 from papers.onpo_experiments import averages, divergence_bound, drawn_games
@@ -143,7 +144,7 @@ def on_cycles(settings: Settings) -> Runs:
     preference = cycles(generator, number)
     preference[0] = np.asarray(library.comal())
     start = jnp.log(jnp.asarray([0.2, 0.5, 0.3]))
-    game = PreferenceGame(preference=jnp.asarray(preference), ref_logp=start, tau=1.0)
+    game = spread(PreferenceGame(preference=jnp.asarray(preference), ref_logp=start, tau=1.0))
     path = np.exp(np.asarray(solve(game, "mwu", num_steps=steps, step_size=h).trajectory))
     before, after = path[:-1], path[1:]
     improvement = np.einsum("tni,nij,tnj->tn", after, preference - 0.5, before)

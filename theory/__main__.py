@@ -15,6 +15,7 @@ from typing import IO, Any
 import jax
 import numpy as np
 
+from alignjax import sweeps
 from alignjax.checks import UnknownName
 from theory import check as runner
 from theory.record import Statement
@@ -83,6 +84,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     chosen = select(arguments.patterns, all_statements())
     if arguments.instance is not None:
         return _replay(chosen, arguments)
+    devices = sweeps.number_of_devices(arguments.devices)
     width = max(len(statement.id) for statement in chosen)
     start = time.perf_counter()
     progress = Progress(sys.stderr, len(chosen))
@@ -90,13 +92,14 @@ def run_check(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"{'statement':<{width}}  {'verdict':<15}  {'slack':>9}  {'worst':>9}  dead  {'time':>6}  says")
     progress.show(0, chosen[0].id)
-    for result in runner.check(chosen, count=arguments.instances, seed=arguments.seed):
-        results.append(result)
-        progress.clear()
-        if not arguments.json:
-            print("\n".join([_row(result, width), *([] if result.passed else _why(result))]), flush=True)
-        if len(results) < len(chosen):
-            progress.show(len(results), chosen[len(results)].id)
+    with sweeps.over(devices):
+        for result in runner.check(chosen, count=arguments.instances, seed=arguments.seed):
+            results.append(result)
+            progress.clear()
+            if not arguments.json:
+                print("\n".join([_row(result, width), *([] if result.passed else _why(result))]), flush=True)
+            if len(results) < len(chosen):
+                progress.show(len(results), chosen[len(results)].id)
     failed = [result.statement.id for result in results if not result.passed]
     seconds = time.perf_counter() - start
     report = {
@@ -168,6 +171,9 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         "--instance", type=_natural, metavar="SEED", help="replay this instance of one statement, both sides printed"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write DIR/statements.json")
+    parser.add_argument(
+        "--devices", default="1", metavar="N", help="spread the instances over N devices, or all (default 1)"
+    )
 
 
 def _later(module: str, function: str) -> Callable[..., Any]:

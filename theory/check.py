@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.record import keyword_only
+from alignjax.sweeps import spread
 from theory.record import Statement
 from theory.slack import recording
 
@@ -151,8 +152,8 @@ class Instances:
 
 
 def draw(generator: Callable[..., Any], seeds: np.ndarray) -> Any:
-    """The instances of some seeds on a leading axis, in one compiled call."""
-    return jax.jit(jax.vmap(lambda seed: generator(jax.random.key(seed))))(jnp.asarray(seeds))
+    """The instances of some seeds on a leading axis, in one compiled call, over the devices of `sweeps.over`."""
+    return jax.jit(jax.vmap(lambda seed: generator(jax.random.key(seed))))(spread(jnp.asarray(seeds)))
 
 
 Slacks = Callable[[], np.ndarray]
