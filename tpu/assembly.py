@@ -24,7 +24,7 @@ from tpu.bridge import reads
 from tpu.distributed import is_first, same, several
 from tpu.fingerprint import fingerprint
 from tpu.loop import Run, keep_if_not_finite
-from tpu.mesh import make_mesh
+from tpu.mesh import make_mesh, num_slices
 from tpu.models import load_model
 from tpu.observe import check, evaluator, export, generator
 from tpu.partition import batch_shardings, shardings
@@ -116,7 +116,7 @@ def _parts(settings: Settings) -> Parts:
     if settings.batch > len(data):
         raise ValueError(f"--batch {settings.batch} is more than the {len(data)} rows of --data")
     try:
-        mesh = make_mesh(settings.mesh)
+        mesh = make_mesh(settings.mesh, slices=num_slices())
     except ValueError as error:
         raise UsageError(f"--mesh: {error}") from None
     batches = lm.batches(

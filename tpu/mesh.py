@@ -34,6 +34,12 @@ def make_mesh(
     return Mesh(arranged(found, devices, slices), AXES)
 
 
+def num_slices(devices: Sequence[Any] | None = None) -> int:
+    """TPU slices that the devices (by default all) are of; 1 for anything else."""
+    devices = jax.devices() if devices is None else devices
+    return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) or 1
+
+
 def arranged(sizes: Mapping[str, int], devices: Sequence[Any], slices: int = 1) -> np.ndarray:
     """The devices in the shape of the sizes; on TPU those that say most to each other as near as the wires allow.
 
@@ -44,7 +50,7 @@ def arranged(sizes: Mapping[str, int], devices: Sequence[Any], slices: int = 1) 
         return np.asarray(devices, dtype=object).reshape(shape)
     from jax.experimental import mesh_utils
 
-    there = len({getattr(device, "slice_index", 0) for device in devices})
+    there = num_slices(devices)
     if there != slices:
         raise ValueError(f"slices = {slices}, but the devices are of {there}")
     if slices == 1:
