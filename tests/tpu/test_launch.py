@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tpu import xla_flags
 from tpu.cli import main
 from tpu.launch import recipes
 from tpu.launch.machines import slice_of
+from tpu.mesh import num_slices
 
 PAIRS = str(standins.ROOT / "tpu" / "examples" / "pairs.jsonl")
 ODD = "/runs/it's $HOME $(x) a.jsonl"
@@ -68,6 +70,14 @@ def test_hosts_follow_from_the_topology(
         machine,
         xpk,
     )
+
+
+def test_train_counts_the_slices_of_its_devices() -> None:
+    """As GKE shows two slices of four chips to JAX; other platforms have none."""
+    chips = [types.SimpleNamespace(platform="tpu", slice_index=i // 4) for i in range(8)]
+    assert (num_slices(chips), num_slices(chips[:4]), num_slices()) == (2, 1, 1)
+    gpus = [types.SimpleNamespace(platform="gpu", slice_index=i) for i in range(2)]
+    assert num_slices(gpus) == 1
 
 
 # --- the text of the recipes
@@ -304,6 +314,7 @@ def test_the_batch_script(status: int, restarts: int, requeued: bool, capsys: An
         (SLURM, [*TRAIN, "--mesh", "fspd=16"], "fsdp"),
         (SLURM, [*TRAIN, "--reward", "a\nb"], "holds a line break"),
         (GKE, [*TRAIN, "--out", "out/run"], "--out out/run is lost with its pod"),
+        (GKE, [*TRAIN, "--out", "gs://bucket/run"], "--out gs://bucket/run is lost with its pod"),
         (GKE, [*TRAIN, "--out", "/runsout"], "--out /runsout is lost with its pod"),
     ],
 )
@@ -426,4 +437,5 @@ def test_two_pods_and_one_is_drained(run: list[str], capsys: Any, tmp_path: Path
 def test_a_job_is_checked_without_the_command_line_too() -> None:
     with pytest.raises(ValueError, match="--name must be at most 40 small letters"):
         recipes.Job(name="-x", train=())
-    assert recipes.kept("gs://b/x", ()) and not recipes.kept("/x", ())
+    mounts = (recipes.mount_of("gs://b:/runs/"),)
+    assert [recipes.kept(out, mounts) for out in ("/runs", "/runs/a", "/run", "gs://b/a")] == [True, True, False, False]

@@ -99,7 +99,7 @@ def mount_of(text: str) -> Mount:
 
 def kept(out: str, mounts: tuple[Mount, ...]) -> bool:
     """Whether what is written to `out` outlives a pod."""
-    return "://" in out or any(out == m.path or out.startswith(f"{m.path}/") for m in mounts)
+    return any(out == m.path or out.startswith(f"{m.path}/") for m in mounts)
 
 
 def host_of(text: str) -> str:
