@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import gc
+import itertools
 import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,9 @@ from theory.mutation.judge import Verdict, judge
 from theory.mutation.operators import Mutant
 
 PASS = 0.95
-CHUNK = 8
-CHUNKS_OF_A_PROCESS = 40
+CHUNK = 48
+"""Mutants of one module that a process judges one after the other: the first ones compile what the others meet."""
+CHUNKS_OF_A_PROCESS = 4
 """A process makes room for a new one after so many: every world leaves compiled programs behind, about 10 MB."""
 
 
@@ -72,6 +74,13 @@ def _prepare(settings: dict[str, Any]) -> None:
         jax.config.update(name, value)
 
 
+def _chunks(mutants: Sequence[Mutant]) -> Iterator[Sequence[Mutant]]:
+    """Up to CHUNK neighbours of one module each."""
+    for _, group in itertools.groupby(mutants, key=lambda mutant: mutant.module):
+        rows = list(group)
+        yield from (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+
+
 def _judge_all(mutants: Sequence[Mutant]) -> list[Verdict]:
     found = [judge(mutant) for mutant in mutants]
     gc.collect()
@@ -89,7 +98,7 @@ def run(
 
     `settings` are JAX settings that other processes should have (the compilation cache, say).
     """
-    chunks = [mutants[start : start + CHUNK] for start in range(0, len(mutants), CHUNK)]
+    chunks = list(_chunks(mutants))
     done = 0
     if workers == 1 or len(chunks) < 2:
         for mutant in mutants:
@@ -98,7 +107,7 @@ def run(
             yield judge(mutant)
             done += 1
         return
-    # New processes by the round: max_tasks_per_child would do it, but hangs once a process has left (CPython gh-115634).
+    # New processes by the round: max_tasks_per_child hangs once a process has left (CPython gh-115634).
     share = workers * CHUNKS_OF_A_PROCESS
     for start in range(0, len(chunks), share):
         turn = chunks[start : start + share]
