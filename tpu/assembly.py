@@ -119,6 +119,9 @@ def _parts(settings: Settings) -> Parts:
         mesh = make_mesh(settings.mesh, slices=num_slices())
     except ValueError as error:
         raise UsageError(f"--mesh: {error}") from None
+    if several() and mesh.size != jax.device_count():
+        raise UsageError(f"--mesh is of {mesh.size} devices, but the processes have {jax.device_count()}: use all")
+    global_arrays.connect(mesh)
     batches = lm.batches(
         data, settings.batch, seed=settings.seed, num_buckets=settings.num_buckets(),
         rows=_rows_here(settings, mesh) if several() and rollout is None else None,
@@ -147,8 +150,6 @@ def _parts(settings: Settings) -> Parts:
 
 def _rows_here(settings: Settings, mesh: Any) -> np.ndarray:
     """Which rows of a batch this process reads. Online it reads all, and draws the responses with the others."""
-    if mesh.size != jax.device_count():
-        raise UsageError(f"--mesh is of {mesh.size} devices, but the processes have {jax.device_count()}: use all")
     prompt = {"value": jax.ShapeDtypeStruct((settings.batch,), np.float32)}
     try:
         where = batch_shardings(prompt, mesh)["value"]

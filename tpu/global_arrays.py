@@ -2,18 +2,43 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tpu.distributed import is_first, several
+from tpu.distributed import everyone, is_first, several
 
 PIECE = 1 << 28
 """Bytes above which a stacked array is gathered slice by slice."""
+
+
+def connect(mesh: Mesh) -> None:
+    """On CPUs, opens the connections that collectives over any of the mesh's axes need, while all processes are there.
+
+    Gloo opens them at the first collective, and gives up after 30 seconds; one process may take longer than that to
+    compile the program which another one has in its cache.
+    """
+    if not several() or mesh.devices.flat[0].platform != "cpu":
+        return
+    axes = [axis for axis, size in mesh.shape.items() if size > 1]
+    together = [some for n in range(1, len(axes) + 1) for some in itertools.combinations(axes, n)]
+    where = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    ones = jax.make_array_from_callback((mesh.size,), where, lambda index: np.ones(mesh.size)[index])
+
+    def sums(x: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(jax.lax.psum(x, some) for some in together)
+
+    specs = PartitionSpec(mesh.axis_names)
+    program = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=False))
+    compiled = program.lower(ones).compile()
+    everyone(None)
+    jax.block_until_ready(compiled(ones))
+    multihost_utils.sync_global_devices("connected")
 
 
 def rows_here(where: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:

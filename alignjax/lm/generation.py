@@ -290,7 +290,7 @@ def _generate(
         laws, law = _law(kind, logps, settings, posterior)
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, t)
         is_point = settings["temperature"] is None and kind != "ensemble"  # then nothing is left to draw
-        token = jnp.argmax(law, -1) if is_point else jax.vmap(_drawn)(step_keys, law)
+        token = (jnp.argmax(law, -1) if is_point else jax.vmap(_drawn)(step_keys, law)).astype(jnp.int32)
         if kind == "ensemble":
             posterior = posterior + jax.vmap(_picked, (0, None))(laws, token)
         written = {

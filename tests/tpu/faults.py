@@ -184,7 +184,7 @@ def run_all(base: Path, kills: int, *, once: bool, seed: int, say: Callable[[str
         assert f"stopped by SIGTERM after {victim.made} of" in together.said()
         if who == 1:
             # And the newest checkpoint, which holds all, is broken.
-            lost = Fault("newest checkpoint corrupted", times=1, statuses=fault.statuses, seconds=fault.seconds[-1:])
+            lost = Fault("newest checkpoint corrupted", times=1)
             newest, older = victim.made, victim.checkpoints()[-2]
             shutil.copytree(victim.out, base / "elsewhere")
             corrupt(victim.out / "checkpoints" / str(newest))

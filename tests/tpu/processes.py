@@ -85,6 +85,8 @@ class Together:
         finally:
             for i in range(len(self.all)):
                 self.signal(i, signal.SIGKILL)
+            for file in self.files:
+                file.close()
 
     def said(self) -> str:
         """What all of them printed."""
