@@ -133,6 +133,41 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
 )
 
 
+def test_of_an_operand_that_is_sliced_in_a_fusion_within_a_fusion_the_slice_is_read():
+    text = """%inner (i: s32[], s: f32[32,8,4]) -> f32[8,4] {
+  %i = s32[] parameter(0)
+  %s = f32[32,8,4]{2,1,0} parameter(1)
+  %one = f32[1,8,4]{2,1,0} dynamic-slice(%s, %i, %i, %i), dynamic_slice_sizes={1,8,4}
+  ROOT %b = f32[8,4]{1,0} bitcast(%one)
+}
+
+%outer (j: s32[], t: f32[32,8,4], w: f32[8,4]) -> f32[8,8] {
+  %j = s32[] parameter(0)
+  %t = f32[32,8,4]{2,1,0} parameter(1)
+  %w = f32[8,4]{1,0} parameter(2)
+  %x = f32[8,4]{1,0} fusion(%j, %t), kind=kLoop, calls=%inner
+  ROOT %d = f32[8,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+}
+
+ENTRY %main (j: s32[], t: f32[32,8,4], w: f32[8,4]) -> f32[8,8] {
+  %j = s32[] parameter(0)
+  %t = f32[32,8,4]{2,1,0} parameter(1)
+  %w = f32[8,4]{1,0} parameter(2)
+  ROOT %f = f32[8,8]{1,0} fusion(%j, %t, %w), kind=kOutput, calls=%outer
+}
+"""
+    found = counts.counts(hlo.parse(text), peak=1e30, bandwidth=1.0)
+    assert found["bytes"] == 4 + 4 * (8 * 4 + 8 * 4 + 8 * 8)  # the index, a slice, the other operand, the result
+    assert found["flops"] == 2 * 8 * 8 * 4
+
+
+def test_a_collective_is_on_wires_and_not_on_the_core():
+    found = counts.counts(hlo.parse(BETWEEN), peak=1e30, bandwidth=1.0)
+    products = 2 * 4 * (8 * 4 + 8 * 4 + 8 * 8)
+    sent = 2 * 4 * 8 * 4  # to the host and from it
+    assert found["seconds"] == products + sent and found["bytes"] > found["seconds"]
+
+
 def test_what_slices_say_to_each_other_is_counted_apart():
     sizes = {"data": 4, "fsdp": 4}
     found = collectives.collectives(hlo.parse(BETWEEN), sizes, slices=4)

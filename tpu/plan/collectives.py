@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from tpu.plan.counts import COLLECTIVES
 from tpu.plan.hlo import Op, Program, Shape, Totals
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 Sizes = Mapping[str, int]
 """Mesh axis -> size, in order: device i of the program stands at `unravel_index(i, sizes)`."""
 DCN = "data/dcn"
@@ -63,7 +63,7 @@ def of_op(program: Program, op: Op, mesh: Sizes, slices: int = 1) -> Totals:
     kind = op.kind.removesuffix("-start")
     if kind == "send":
         return _between_slices(op, slices)
-    if kind in KINDS:
+    if kind in COLLECTIVES:
         return _one(op, kind, mesh)
     total: Totals = collections.Counter()
     if op.kind == "fusion":
@@ -72,7 +72,7 @@ def of_op(program: Program, op: Op, mesh: Sizes, slices: int = 1) -> Totals:
         for each in inside.values():
             carried = "async_collective_fusion_config" in each.rest and each.name not in starts
             kind = each.kind.removesuffix("-start")
-            if kind in KINDS and not carried:
+            if kind in COLLECTIVES and not carried:
                 scatters = kind == "all-reduce" and "all-reduce-scatter" in op.called[0]
                 total.update(_one(each, "reduce-scatter" if scatters else kind, mesh, fused=scatters))
             elif each.kind == "fusion":

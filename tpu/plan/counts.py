@@ -13,6 +13,7 @@ FREE = frozenset(
     send-done recv-done domain""".split()
 )
 """Operations that move nothing themselves."""
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _ASYNC = ("AsyncCollective", "AllocateBuffer", "AssumeGatherIndicesInBound")
 
 
@@ -23,13 +24,17 @@ def counts(program: Program, peak: float, bandwidth: float) -> Totals:
 
     def count(op: Op, within: Computation) -> Totals:
         done, moved = flops(program, op, within), traffic(program, op, within)
-        return collections.Counter({"flops": done, "bytes": moved, "seconds": max(done / peak, moved / bandwidth)})
+        return collections.Counter(
+            {"flops": done, "bytes": moved, "seconds": seconds(program, op, within, peak, bandwidth)}
+        )
 
     return program.totals(count, lambda totals: totals["seconds"])
 
 
 def seconds(program: Program, op: Op, within: Computation, peak: float, bandwidth: float) -> float:
-    """Of one operation: the longer of its operations and its bytes."""
+    """Of one operation: the longer of its operations and its bytes. A collective has none: it is on wires meanwhile."""
+    if op.kind.removesuffix("-start") in COLLECTIVES:
+        return 0.0
     return max(flops(program, op, within) / peak, traffic(program, op, within) / bandwidth)
 
 
@@ -119,14 +124,11 @@ def _slow(shapes: tuple[Shape, ...] | list[Shape]) -> int:
 
 def _fusion(program: Program, op: Op, given: list[Shape]) -> int:
     inside = program.called(op)
-    users: dict[str, list[Op]] = {}
-    for each in inside.values():
-        for name in each.operands:
-            users.setdefault(name, []).append(each)
+    users = _users(inside)
     total = 0
     for each in inside.values():
         if each.kind == "parameter" and not each.shapes[0:1] == () and len(each.shapes) == 1:
-            total += _read(each, users)
+            total += _read(program, each, users)
     root = inside[program.roots[op.called[0]]]
     last = [inside[name] for name in root.operands] if root.kind == "tuple" else [root]
     outs = op.shapes if len(op.shapes) == len(last) else ()
@@ -147,8 +149,17 @@ def _carries(op: Op) -> bool:
     return "async_collective_fusion_config" in op.rest or any(name in op.rest for name in _ASYNC)
 
 
-def _read(parameter: Op, users: dict[str, list[Op]]) -> int:
-    """Bytes of a fusion's operand that are read: slices of it, if it is only sliced."""
+def _users(inside: Computation) -> dict[str, list[Op]]:
+    """Name -> the operations that it is given to."""
+    users: dict[str, list[Op]] = {}
+    for each in inside.values():
+        for name in each.operands:
+            users.setdefault(name, []).append(each)
+    return users
+
+
+def _read(program: Program, parameter: Op, users: dict[str, list[Op]]) -> int:
+    """Bytes of a fusion's operand that are read: slices of it, if it is only sliced, there or in a fusion inside."""
     shape, name = parameter.shapes[0], parameter.name
     if shape.fast:
         return 0
@@ -159,6 +170,11 @@ def _read(parameter: Op, users: dict[str, list[Op]]) -> int:
             name, use = use.name, users[use.name][0]
         if use.kind in ("dynamic-slice", "slice", "gather") and use.operands[0] == name:
             seen += use.shapes[0].bytes
+        elif use.kind == "fusion":
+            inside = program.called(use)
+            number = str(use.operands.index(name))
+            its = next(each for each in inside.values() if each.kind == "parameter" and each.inner == number)
+            seen += _read(program, its, _users(inside))
         elif use.kind == "dynamic-update-slice" and use.operands[0] == name:
             continue  # it lies where the result does
         else:
