@@ -29,6 +29,7 @@ from tpu.models import load_model
 from tpu.observe import check, evaluator, export, generator
 from tpu.partition import batch_shardings, shardings
 from tpu.parts import Parts
+from tpu.resharding import Generation
 from tpu.run_config import Settings, as_yaml, git_commit, identity, versions
 from tpu.schedules import make_optimiser, make_schedule
 from tpu.tasks import TASKS
@@ -122,6 +123,10 @@ def _parts(settings: Settings) -> Parts:
     if several() and mesh.size != jax.device_count():
         raise UsageError(f"--mesh is of {mesh.size} devices, but the processes have {jax.device_count()}: use all")
     global_arrays.connect(mesh)
+    if rollout is not None and mesh.size > 1:
+        rollout = dataclasses.replace(
+            rollout, generation=Generation(lm.logical_axes(model), mesh, config.compute_dtype)
+        )
     batches = lm.batches(
         data, settings.batch, seed=settings.seed, num_buckets=settings.num_buckets(),
         rows=_rows_here(settings, mesh) if several() and rollout is None else None,

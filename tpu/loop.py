@@ -73,8 +73,8 @@ class Run:
     yaml: str = ""
     """config.yaml."""
     prepare: Callable[[Any, Any, Batch, int], tuple[Batch, Mapping[str, Any]]] | None = None
-    """(state, reference, batch of the data, t) -> (batch of the step, metrics): online methods draw their responses
-    here. Its randomness is a function of the seed and of t.
+    """(state, reference, batch of the data, t) -> (batch of the step, metrics, those of timing.jsonl as `timing/NAME`):
+    online methods draw their responses here. Its randomness is a function of the seed and of t.
     """
     evaluate: Callable[[Any, Any], Mapping[str, float]] | None = None
     generate: Callable[[Any, Any, int], list[Mapping[str, Any]]] | None = None
@@ -279,6 +279,7 @@ class _Loop:
             batch = run.place(batch)
         run.state, measured = run.step(run.state, run.reference, batch)
         metrics = {name: float(value) for name, value in {**jax.device_get(measured), **said}.items()}
+        spent = {name.removeprefix("timing/"): metrics.pop(name) for name in [*metrics] if name.startswith("timing/")}
         took = time.perf_counter() - began
         tokens = _count(batch["attention_mask"])
         self.num_tokens += tokens
@@ -291,7 +292,7 @@ class _Loop:
             **metrics,
         }
         written = self.log.write("metrics", row)
-        timing = {"step": t, "step_time": took, "tokens_per_second": tokens / took}
+        timing = {"step": t, "step_time": took, "tokens_per_second": tokens / took, **spent}
         if run.flops_per_token and run.peak_flops:
             timing["mfu"] = run.flops_per_token * timing["tokens_per_second"] / run.peak_flops
         self.log.write("timing", timing)

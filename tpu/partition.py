@@ -31,6 +31,15 @@ RULES: Mapping[str, tuple[str, ...]] = {
 }
 """Logical axis -> the mesh axes it is split over."""
 
+GENERATION: Mapping[str, tuple[str, ...]] = {
+    **RULES,
+    "prompt": ("data", "fsdp", "sequence"),
+    "position": (),
+    "embed": (),
+}
+"""The same while responses are drawn: a token is one position, and would have every parameter gathered for it. So each
+device holds its heads and MLP of the whole model, and the prompts are split over all that `tensor` leaves."""
+
 BATCH_AXES: Mapping[str, tuple[str, ...]] = {
     "tokens": ("prompt", "response", "time"),
     "loss_mask": ("prompt", "response", "time"),
@@ -83,11 +92,11 @@ def spec(
     return PartitionSpec(*parts)
 
 
-def shardings(axes: Any, arrays: Any, mesh: Mesh) -> Any:
+def shardings(axes: Any, arrays: Any, mesh: Mesh, rules: Mapping[str, tuple[str, ...]] = RULES) -> Any:
     """A `NamedSharding` for every leaf of `arrays` (anything with a shape); `axes` is a tree like it of axis names."""
 
     def one(path: Any, array: Any, names: Sequence[str]) -> NamedSharding:
-        return NamedSharding(mesh, spec(tuple(names), array.shape, mesh, name=jax.tree_util.keystr(path)))
+        return NamedSharding(mesh, spec(tuple(names), array.shape, mesh, name=jax.tree_util.keystr(path), rules=rules))
 
     return jax.tree_util.tree_map_with_path(one, arrays, axes)
 

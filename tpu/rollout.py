@@ -5,6 +5,7 @@
 The step that follows is that of offline data: only here is anything sampled. Everything random comes from the key.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from alignjax import checks, laws, lm
 from alignjax.lm.model import LanguageModel, Params
 from alignjax.record import Method
 from tpu.bridge import Others, reads
+from tpu.global_arrays import fetched
+from tpu.resharding import Generation
 from tpu.rewards import FeedbackError, Judge, Reward, bradley_terry
 
 Host = dict[str, np.ndarray]
@@ -99,6 +102,8 @@ class Rollout:
     """Samples of the opponent to a prompt."""
     pool_size: int = 16
     """Samples that quantiles are estimated from (at least n)."""
+    generation: Generation | None = None
+    """Where parameters and prompts lie meanwhile; None: where they are."""
 
     def __post_init__(self) -> None:
         for field in ("reward", "rewards"):
@@ -144,11 +149,18 @@ class Rollout:
         params = policy if source in ("policy", "mixture") else others.reference if source == "reference" else previous
         if params is None or (mixture is not None and mixture[0] is None):
             raise ValueError(f"{self.method.name} draws from the reference, and there is none")
+        rows: Any = prompts["prompts"]
+        keep: Any = prompts["prompt_mask"]
+        if self.generation is not None:
+            params = self.generation.params(params)
+            mixture = mixture and (self.generation.params(mixture[0]), mixture[1])
+            longest = max(int(keep.sum(-1).max()), 1)
+            rows, keep = (self.generation.rows(np.asarray(x)[:, -longest:]) for x in (rows, keep))
         made = lm.generate(
-            self.config, params, prompts["prompts"], key, attention_mask=prompts["prompt_mask"], num_samples=count,
+            self.config, params, rows, key, attention_mask=keep, num_samples=count,
             stop=stops_of(self.tokenizer), mixture=mixture, **dataclasses.asdict(self.sampling),
         )  # fmt: skip
-        return jax.device_get(made)
+        return fetched(made)
 
     def texts(self, made: Any) -> list[list[str]]:
         """What was written, without what ended it."""
@@ -163,6 +175,13 @@ class Rollout:
 
     def __call__(self, policy: Params, others: Others, batch: Mapping[str, np.ndarray], key: jax.Array) -> Rolled:
         """`batch` has `prompts` and `prompt_mask` `[B, P]`, or tokens `[B, K, T]` whose prompts are taken."""
+        with self.generation or contextlib.nullcontext():
+            rolled = self._rolled(policy, others, batch, key)
+        if self.generation is not None:
+            rolled.metrics.update(self.generation.cost())
+        return rolled
+
+    def _rolled(self, policy: Params, others: Others, batch: Mapping[str, np.ndarray], key: jax.Array) -> Rolled:
         prompts = prompts_of(batch, self.tokenizer.pad)
         said = [
             self.tokenizer.decode([int(t) for t, m in zip(row, keep, strict=True) if m])
