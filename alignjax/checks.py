@@ -187,9 +187,10 @@ def nonempty_mask(name: str, mask: Any) -> None:
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
-    """The option most like `name`, if any is close."""
-    found = difflib.get_close_matches(name.replace("-", "_"), list(options), n=1, cutoff=0.5)
-    return found[0] if found else None
+    """The option most like `name`, if any is close; one of the same letters comes first."""
+    plain = name.replace("-", "_")
+    found = difflib.get_close_matches(plain, list(options), n=5, cutoff=0.5)
+    return min(found, key=lambda option: sorted(option) != sorted(plain), default=None)
 
 
 def member(kind: str, name: Any, options: Iterable[str]) -> str:

@@ -129,7 +129,8 @@ def check_method(method: Method, feedback: Iterable[str], num_responses: int, *,
         if field in FROM_MODELS or field == "value" or field in set(feedback):
             continue
         if field in COLUMN_OF:
-            raise ValueError(f"{method.name} reads {field}: the data lack the column {COLUMN_OF[field]!r}")
+            hint = "" if online else "; online (--reward or --judge named) it is computed from what is sampled"
+            raise ValueError(f"{method.name} reads {field}: the data lack the column {COLUMN_OF[field]!r}{hint}")
         raise ValueError(f"{method.name} reads {field}, which no column of a file gives")
     if method.num_responses not in (None, num_responses):
         raise ValueError(

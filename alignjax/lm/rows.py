@@ -51,11 +51,13 @@ def _parsed(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno}); data are JSONL or Parquet") from None
     except RecursionError:
         raise ValueError("not usable JSON (nested too deeply)") from None
     if not isinstance(record, dict):
-        raise ValueError(f"a row must be an object with columns, got {kind(record)}")
+        what = "a list (JSONL has one object to a line, without brackets around them)"
+        got = what if isinstance(record, list) else kind(record)
+        raise ValueError(f"a row must be an object with columns, got {got}")
     return record
 
 

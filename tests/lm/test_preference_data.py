@@ -82,7 +82,7 @@ def test_batches_shuffle_by_seed_and_cover_an_epoch(tmp_path: Path) -> None:
     [
         (b'{"prompt": ', r"not JSON \(Expecting value at column"),
         (b'{"prompt": "\xff"}', "not UTF-8 text"),
-        ([1], "a row must be an object with columns, got a list"),
+        ([1], "a row must be an object with columns, got a list .JSONL has one object to a line, without brackets"),
         ({"chosen": "a", "rejected": "b"}, "missing 'prompt', and 'chosen' and 'rejected' do not begin alike"),
         (
             {"prompt": "a", "choosen": "b"},

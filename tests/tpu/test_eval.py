@@ -14,7 +14,8 @@ import pytest
 from alignjax import lm
 from tests.lm.recurrent import STOP, Recurrent, V, next_law, parameters
 from tpu import evaluation, rewards
-from tpu.cli import main
+from tpu.cli import main, parser
+from tpu.commands.eval import _read
 from tpu.models import load_model
 from tpu.rollout import Sampling
 
@@ -275,3 +276,10 @@ def test_what_cannot_start_says_why(capsys: Any, arguments: list[str], message: 
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize("number, expected", [("3", 3), ("1000", 48)])
+def test_more_prompts_than_there_are_are_all(number: str, expected: int) -> None:
+    options = parser().parse_args(["eval", "--model", "tiny", "--data", PAIRS, "--num-prompts", number])
+    asked = _read(options, lm.preset("tiny"), lm.ByteTokenizer())
+    assert len(asked["texts"]) == len(asked["rivals"]) == len(asked["prompts"]["prompts"]) == expected

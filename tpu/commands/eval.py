@@ -54,17 +54,17 @@ def _read(options: argparse.Namespace, config: Any, tokenizer: Any) -> dict[str,
             "that the model takes"
         )
     kind = lm.data_kind(options.data)
-    first = np.arange(options.num_prompts) if options.num_prompts else slice(None)
+    only = slice(options.num_prompts)
     if kind == "prompts":
         if options.against == "data":
             raise UsageError("--against data: the data hold no responses")
         asked = lm.read_prompts(options.data, max_prompt_length=room, tokenizer=tokenizer)
-        first = np.arange(len(asked))[first]
+        first = np.arange(len(asked))[only]
         host = asked.rows(first)
         return {"prompts": host, "texts": [asked.prompt_texts[i] for i in first], "rivals": None, "pairs": None}
     read = lm.read_supervised if kind in ("messages", "completion") else lm.read_preferences
     data = read(options.data, max_length=config.max_length, max_prompt_length=room, tokenizer=tokenizer)
-    first = np.arange(len(data))[first]
+    first = np.arange(len(data))[only]
     rows = data.rows(first)
     # The rival is the response that the data hold to be the best, the first of several.
     best = np.zeros(len(first), int)
