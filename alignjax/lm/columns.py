@@ -39,6 +39,8 @@ COLUMN_OF = {
 """Field of `Samples` -> the column it is made from."""
 ALIASES = {"prompts": "prompt", "chosen_responses": "chosen", "rejected_responses": "rejected"}
 _LISTS = ("responses", "completions")
+_KNOWN = ("prompt", "chosen", "rejected", "completion", "messages", "responses", "completions", *FEEDBACK_COLUMNS)
+"""Columns that are none of the others misspelt."""
 _TURN = "\n\nAssistant:"
 """Ends the prompt in texts of the form of Anthropic's hh-rlhf."""
 
@@ -273,7 +275,8 @@ def _column(record: Mapping[str, Any], name: str) -> Any:
 
 
 def _missing(what: str, names: Sequence[str], record: Mapping[str, Any]) -> str:
-    near = next((found for name in names if (found := checks.nearest(name, record))), None)
+    others = [name for name in record if name not in _KNOWN]
+    near = next((found for name in names if (found := checks.nearest(name, others))), None)
     hint = f" (is {near!r} meant?)" if near else ""
     return f"missing {what}{hint}; the row has {', '.join(map(repr, record)) or 'no columns'}"
 

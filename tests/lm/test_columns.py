@@ -205,6 +205,11 @@ def test_long_prompts_of_online_methods(tmp_path: Path) -> None:
         ("preferences", {"prompt": "a", "responses": ["b", "c"], "rewards": [[1], [2, 3]]}, "as many objectives"),
         ("supervised", {"messages": TWO[:1]}, "holds none of the assistant"),
         ("supervised", {"messages": "a"}, "'messages' must be a list of messages"),
+        (
+            "supervised",
+            {"prompt": "p", "chosen": "c"},
+            r"missing 'messages' \(or 'prompt' and 'completion'\); the row has",
+        ),
         ("supervised", {"message": TWO}, r"missing 'messages' \(or 'prompt' and 'completion'\) \(is 'message' meant"),
         ("supervised", {"messages": FOUR[1:]}, "the first message is the assistant's"),
         ("prompts", {"prompt": "a", "tools": "{"}, "'tools' is a text that is not JSON"),

@@ -156,6 +156,8 @@ DPO = ["train", "--method", "dpo", "--data", PAIRS]
         (["train"], "the following arguments are required: --method, --data"),
         (["train", "--method", "dpoo", "--data", PAIRS], "unknown method 'dpoo'; did you mean 'dpo'"),
         (["train", "--method", "nash_md_pg", "--data", PAIRS], "the data lack the column 'preference'"),
+        (["train", "--resume", "--out", "nothing"], "--resume: nothing holds no run; to start one give --method and"),
+        ([*DPO, "--model", "."], ". has no config.json"),
         (["train", "--method", "grpo", "--data", PAIRS], "the data lack the column 'rewards'; online (--reward or"),
         (["train", "--method", "dop", "--data", PAIRS], "did you mean 'dpo'?"),
         (["train", "--method", "dpo", "--data", "none.jsonl"], "--data none.jsonl: No such file"),

@@ -184,6 +184,8 @@ def expand(given: Sequence[str]) -> list[str]:
     elif path is None and early.resume and early.out and (Path(early.out) / "config.yaml").is_file():
         path = str(Path(early.out) / "config.yaml")
     if path is None:
+        if early.resume and not any(word.partition("=")[0] in ("--method", "--data") for word in given):
+            raise UsageError(f"--resume: {early.out or 'no --out'} holds no run; to start one give --method and --data")
         return list(given)
     parser = Parser(add_help=False, allow_abbrev=False)
     add_arguments(parser)
@@ -245,10 +247,15 @@ def _run(options: argparse.Namespace) -> int:
         return OK
     try:
         made = assemble(settings)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from None
+    try:
         run_folder.prepare_out(made.out, resume=options.resume, overwrite=options.overwrite)
     except OSError as error:
         raise UsageError(f"--out {settings.folder}: {error.strerror or error}") from None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UsageError(str(error)) from None
     quiet = options.json or not is_first()
     made.say = (lambda line: None) if quiet else print
