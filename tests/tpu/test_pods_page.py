@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import tomllib
@@ -10,9 +11,18 @@ from typing import Any
 
 import pytest
 
+from papers.cli import _parser as papers_parser
+from theory.__main__ import _add_check
 from tpu.cli import main, parser
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def check_parser() -> argparse.ArgumentParser:
+    """That of `theory check`."""
+    made = argparse.ArgumentParser()
+    _add_check(made)
+    return made
 
 
 def commands(page: Path) -> list[str]:
@@ -30,6 +40,11 @@ def check_command(line: str) -> str:
         else:
             parser().parse_args(words[3:])
         return f"tpu {words[3]}"
+    if words[:2] == ["python", "-m"]:  # papers, theory: they have the flag and the device count here is 8
+        assert "--devices" in line and words[2] in ("papers", "theory")
+        given = words[3:] if words[2] == "papers" else words[4:]
+        (papers_parser() if words[2] == "papers" else check_parser()).parse_args(given)
+        return f"{words[2]} --devices"
     if words[:2] == ["pip", "install"]:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         named = {word[2:-1] for word in words if word.startswith(".[")}
