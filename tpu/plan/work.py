@@ -14,7 +14,9 @@ from tpu.plan.chips import Chip
 from tpu.plan.program import Job, parameters
 
 FORWARD, BACKWARD = 1, 2
-TRAFFIC = 130
+AT_WORK = 5
+"""What a layer holds on the way back, of what its products give: about what compiled steps of 8B and 70B have."""
+TRAFFIC = 45
 """Bytes to and from HBM for every entry of the stream between layers, in a layer and a pass, beside what products hide:
 about what compiled steps of 8B and 70B have."""
 
@@ -111,21 +113,22 @@ def said(job: Job, sizes: Mapping[str, int]) -> dict[str, float]:
 
 
 def temp_bytes(job: Job, sizes: Mapping[str, int]) -> float:
-    """What lives within a step on a chip, about: what the layers keep for the way back, one layer at work, the layers
-    that are gathered meanwhile, the unembedding with its gradient, and all gradients.
+    """What lives within a step on a chip at its fullest, about. On the way back through the layers: what they keep, one
+    layer at work, two that are gathered, and all gradients. Or at the log-probs: what the layers keep, the unembedding
+    and its gradient.
     """
     r, c, n = job.request, job.config, parameters(job.shapes())
     own, narrow = jnp.dtype(r.param_dtype).itemsize, jnp.dtype(r.dtype).itemsize
     tokens = job.tokens / r.accumulate / (sizes["data"] * sizes["fsdp"] * sizes["sequence"])
     wide = c.num_heads * c.head_size + 2 * c.kv_heads * c.head_size + 2 * c.d_mlp
     dots = narrow * (wide / sizes["tensor"] + 2 * c.d_model)  # of a token in a layer
-    all_ = dots + narrow * ((c.num_heads * c.head_size + 2 * c.d_mlp) / sizes["tensor"] + 4 * c.d_model)
-    kept = {"full": narrow * c.d_model, "dots": narrow * c.d_model + dots, "none": narrow * c.d_model + all_}[c.remat]
+    rest = narrow * ((c.num_heads * c.head_size + 2 * c.d_mlp) / sizes["tensor"] + 4 * c.d_model)
+    kept = narrow * c.d_model + {"full": 0, "dots": dots, "none": dots + rest}[c.remat]
     head = c.vocab_size * c.d_model / sizes["tensor"]
     layer = (n - c.vocab_size * c.d_model * (1 if c.tied else 2)) / c.num_layers / sizes["tensor"]
-    gradients = n * own / ways(sizes)
-    gathered = (2 * layer * narrow + head * narrow) if ways(sizes) > sizes["tensor"] else 0.0
-    return tokens * (c.num_layers * kept + 2 * dots) + gathered + head * 4 + gradients
+    gathered = 2 * layer * narrow if ways(sizes) > sizes["tensor"] else 0.0
+    back = tokens * AT_WORK * dots + gathered + n * own / ways(sizes)
+    return tokens * c.num_layers * kept + max(back, head * (narrow + 4))
 
 
 def seconds(job: Job, sizes: Mapping[str, int], chip: Chip) -> float:
