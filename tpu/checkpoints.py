@@ -11,8 +11,9 @@ that were written, is passed over with a warning.
 import contextlib
 import dataclasses
 import math
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,8 +68,9 @@ class Checkpoints:
             policies.append(BestN(get_metric_fn=value, reverse=not more, n=1))
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy(policies), cleanup_tmp_directories=True
-        )
+            preservation_policy=AnyPreservationPolicy(policies), cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(barrier_sync_fn=_meets_others(ocp)),
+        )  # fmt: skip
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -189,6 +191,17 @@ class Checkpoints:
         for later in self.steps():
             if later > step:
                 self._manager.delete(later)
+
+
+def _meets_others(ocp: Any) -> Callable[..., None]:
+    """How processes meet after writing. One that could not write does not wait for the others: its error ends them."""
+    meet: Callable[..., None] = ocp.multihost.get_barrier_sync_fn()
+
+    def unless_failed(*, key: str, timeout_ms: int) -> None:
+        if sys.exception() is None:  # orbax meets in a `finally`
+            meet(key=key, timeout_ms=timeout_ms)
+
+    return unless_failed
 
 
 def _first_line(error: BaseException) -> str:

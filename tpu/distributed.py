@@ -10,6 +10,7 @@ heart, and all of them run the same programs on global arrays (global_arrays.py)
 """
 
 import atexit
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -247,8 +248,9 @@ def _all_know() -> None:
 
 
 def _leave(status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # a full disk, a reader that has left
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)
 
 

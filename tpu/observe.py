@@ -37,8 +37,9 @@ def evaluator(parts: Parts, read: Callable[..., Any]) -> Callable[[TrainState, A
         total: Any = None
         for start in range(0, len(data), settings.batch):
             index = np.arange(start, min(start + settings.batch, len(data)))
-            found = sums(state, reference, parts.read(data.rows(index)))
-            total = found if total is None else jax.tree.map(jnp.add, total, found)
+            # One program at a time: on CPUs several that talk to other processes may wait for each other's threads.
+            found = jax.block_until_ready(sums(state, reference, parts.read(data.rows(index))))
+            total = found if total is None else jax.block_until_ready(jax.tree.map(jnp.add, total, found))
         loss, metrics = total.means()
         return {"loss": float(loss), **{name: float(value) for name, value in metrics.items()}}
 
@@ -128,8 +129,7 @@ def _check_reference(parts: Parts, state: TrainState, reference: Any, batch: Bat
     if stored is None and (reference is None or parts.method is None):
         return invariants.Check(name, None, f"{parts.settings.method} has no reference")
     arrays = [batch[field] for field in TOKENS]
-    policy = lm.token_logps(parts.config, parts.policy(state, reference), *arrays).sum(-1)
-    there = lm.token_logps(parts.config, reference, *arrays) if stored is None else jnp.asarray(stored)
-    there = jnp.where(jnp.asarray(batch["loss_mask"]) != 0, there, 0.0).sum(-1)
-    policy, there = fetched((policy, there))
+    policy = fetched(lm.token_logps(parts.config, parts.policy(state, reference), *arrays)).sum(-1)
+    there = fetched(lm.token_logps(parts.config, reference, *arrays)) if stored is None else np.asarray(stored)
+    there = np.where(np.asarray(batch["loss_mask"]) != 0, there, 0.0).sum(-1)
     return invariants.policy_is_reference(policy, there, dtype=parts.decoder.dtype, precomputed=stored is not None)

@@ -35,7 +35,7 @@ DEVICES, MESH = 4, "data=2,fsdp=2"
 """Of two processes together: `fsdp` within each, `data` across."""
 GROUP = (
     "--method", "dpo", "--data", str(kill.PAIRS), "--batch", "8", "--save-every", str(INTERVAL), "--no-save-async",
-    "--eval-prompts", "0", "--lr", "0.0003", "--buckets", "1",
+    "--eval-prompts", "0", "--lr", "0.0003", "--buckets", "1", "--no-checks",
 )  # fmt: skip
 
 

@@ -51,9 +51,12 @@ class Together:
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [PATH])]),
         }
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices // number}"
+        # Compiling is what costs here.
+        quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices // number} {quick}"
         base = [sys.executable, "-m", "tpu", "train", *arguments, "--out", str(out), "--resume"]
-        full = ["bash", "-c", f'ulimit -f {file_size}; exec "$0" "$@"']  # as a disk that is full
+        # As a disk that is full; what is printed goes elsewhere.
+        full = ["bash", "-c", f'exec > >(cat) 2>&1; ulimit -f {file_size}; exec "$0" "$@"']
         for i, file in enumerate(self.files):
             one = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(number), "--process-id", str(i))
             several = (*one, "--lost-after", str(LOST_AFTER)) if number > 1 else ()

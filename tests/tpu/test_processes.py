@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from safetensors.numpy import load_file
 
 from tests.tpu import kill, processes
 from tpu import distributed, global_arrays
@@ -140,34 +139,31 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_with_its_run(model: Pat
     """Offline: one and two processes, and each going on with what the other began, on another mesh as well."""
     arguments = (*DPO, "--model", str(model))
     one, two = tmp_path / "one", tmp_path / "two"
-    said = processes.finish(one, arguments, 1, devices=DEVICES)
-    assert said.count("check reference: ok") == 1
+    longer = list(arguments)
+    steps, mesh = longer.index("--steps") + 1, longer.index("--mesh") + 1
+    longer[steps] = "16"
+    processes.finish(one, longer, 1, devices=DEVICES)
     said = processes.finish(two, arguments, 2, devices=DEVICES)
     assert said.count("check reference: ok") == 1, "one of them speaks"
     assert [row["step"] for row in rows(two)] == list(range(8))
-    assert worst(rows(one), rows(two)) < 1e-9
-    assert worst(rows(one, "eval"), rows(two, "eval")) < 1e-9
-    assert rows(one, "samples") == rows(two, "samples")
+    assert worst(rows(one)[:8], rows(two)) < 1e-9
+    assert worst(rows(one, "eval")[:2], rows(two, "eval")) < 1e-9
+    sampled = rows(two, "samples")
+    assert sampled == rows(one, "samples")[: len(sampled)] and len(sampled) == 8
     described = json.loads((two / "config.json").read_text())
     assert described["devices"] | {"platform": ""} == {"used": 4, "there": 4, "processes": 2, "platform": ""}
     assert described["identity"] == json.loads((one / "config.json").read_text())["identity"]
-    from safetensors.numpy import load_file
-
-    weights = [load_file(out / "model" / "model.safetensors") for out in (one, two)]
-    for name, array in weights[0].items():
-        np.testing.assert_allclose(weights[1][name], array, rtol=1e-9, atol=1e-12)
     # From two processes on one, with another mesh; and from there on two again.
-    longer = list(arguments)
-    steps, mesh = longer.index("--steps") + 1, longer.index("--mesh") + 1
     longer[steps], longer[mesh] = "12", "data=1,fsdp=4"
     said = processes.finish(two, longer, 1, devices=DEVICES)
     assert "resumed after 8 updates" in said and "warning: mesh.data was 2 and is now 1" in said
     longer[steps], longer[mesh] = "16", "data=2,fsdp=2"
     processes.finish(two, longer, 2, devices=DEVICES)
-    longer[steps] = "16"
-    processes.finish(one, longer, 1, devices=DEVICES)
     assert worst(rows(one), rows(two)) < 1e-9 and len(rows(two)) == 16
     assert [row["num_tokens"] for row in rows(one)] == [row["num_tokens"] for row in rows(two)]
+    weights = [load_file(out / "model" / "model.safetensors") for out in (one, two)]
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], array, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.long
@@ -197,6 +193,7 @@ def test_two_processes_draw_and_score_what_one_does(model: Path, tmp_path: Path)
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("double")
 def test_an_error_of_one_ends_both_with_its_status(model: Path, tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text(
         "import jax\n\n"
@@ -213,16 +210,3 @@ def test_an_error_of_one_ends_both_with_its_status(model: Path, tmp_path: Path) 
     assert together.wait() == [1, 1], together.said()
     assert "process 1 ended the run, status 1" in together.said()
     assert together.said().count("the service of rewards is away") >= 2
-
-
-@pytest.mark.long
-def test_sigterm_to_one_saves_both_at_the_same_step(model: Path, tmp_path: Path) -> None:
-    arguments = ("--method", "dpo", *BASE, "--steps", "2000", "--save-every", "0", "--no-checks", "--model", str(model))
-    together = processes.Together(tmp_path / "run", arguments, 2, devices=DEVICES)
-    while together.running() and kill.rows(tmp_path / "run") < 3:
-        time.sleep(0.01)
-    together.signal(1, signal.SIGTERM)
-    assert together.wait() == [75, 75], together.said()
-    done = kill.rows(tmp_path / "run")
-    assert f"stopped by SIGTERM after {done} of 2000 updates" in together.said()
-    assert (tmp_path / "run" / "checkpoints" / str(done)).is_dir()
