@@ -39,7 +39,7 @@ TEXT = """# Plans
 Written by `python -m tpu.plan.table docs/plans.md`. All numbers are of one chip and one step: 2,048 tokens, two
 responses to a prompt, float32 weights and Adam, a reference in bfloat16 and opponents in float32, full
 rematerialisation, flash attention; log-probs of what is not there come with the data. What the numbers mean and how
-they are made: [pods.md](pods.md).
+they are made: [pods.md](pods.md). A combination that is not in the table has not been compiled.
 
 *Serial* overlaps nothing: operations one after the other, and then all collectives. *Scheduled* plays the schedule of
 the compiled program: of a collective, what lies between its start and its end is hidden, and how much of all of them
