@@ -206,7 +206,7 @@ def test_an_error_of_one_ends_both_with_its_status(model: Path, tmp_path: Path) 
     arguments[arguments.index("length")] = "fails:score"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "PATH", str(tmp_path))
-        together = processes.Together(tmp_path / "run", arguments, 2, devices=2)
+        together = processes.Together(tmp_path / "run", arguments, 2, devices=DEVICES)
     assert together.wait() == [1, 1], together.said()
     assert "process 1 ended the run, status 1" in together.said()
     assert together.said().count("the service of rewards is away") >= 2
