@@ -24,7 +24,7 @@ SLICES: tuple[tuple[str, str, int, tuple[int, int, int]], ...] = (
     ("llama3.2-1b", "v5e:4x4", 1, (128, 128, 128)),
     ("llama3-8b", "v5e:4x4", 1, (32, 32, 16)),
     ("llama3-8b", "v5e:4x4", 2, (64, 64, 32)),
-    ("llama3-8b", "v5e:8x8", 1, (256, 256, 128)),
+    ("llama3-8b", "v5e:8x8", 1, (64, 64, 64)),
     ("llama3-70b", "v5p:4x4x2", 1, (128, 128, 64)),
 )
 """Model, slice, how many of them, and prompts for each of `BESIDE`."""
