@@ -68,7 +68,9 @@ def test_a_run_writes_its_config_metrics_and_model(capsys: Any, tmp_path: Path) 
     assert evaluated[0]["eval/loss"] == pytest.approx(np.log(2), rel=1e-5) and evaluated[2]["eval/loss"] < 0.69
     assert [row["step"] for row in read("samples.jsonl")] == [0, 0, 2, 2, 3, 3]
     config = json.loads((out / "config.json").read_text())
-    assert config["hyperparameters"] == {"beta": 0.2} and config["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1}
+    assert config["hyperparameters"] == {"beta": 0.2} and config["mesh"] == {
+            "data": 2, "fsdp": 1, "sequence": 1, "tensor": 1,
+        }  # fmt: skip
     assert config["versions"]["jax"] == jax.__version__ and len(config["git_commit"]) >= 40
     _, saved = lm.load(out / "model")
     start = lm.init(lm.preset("tiny"), jax.random.key(0))
