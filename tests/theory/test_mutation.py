@@ -207,6 +207,7 @@ def test_the_witness_can_draw_the_arguments_of_equations() -> None:
             names = set(inspect.signature(inspect.unwrap(found)).parameters) - {"group_size"}
             unknown |= {f"{name}: {one}" for one in names - set(draws.by_name(module, found)) - set(witness._OPTIONS)}
     assert unknown == {
+        "constrained.implicit: root",  # of its function
         "equations.kept: arrays",  # any number of them
         "extragradient.extragradient: inner",  # an optimiser
         "games.original_solvers.comal: inner_steps",  # a loop of no fixed length, which does not differentiate

@@ -110,7 +110,7 @@ def estimated_quantiles(key: Array) -> Array:
 
 def roots_of_multipliers(key: Array) -> Array:
     """omega solves w + log w = z with the slope w / (1 + w); omega_below log w - w = z with w <= 1; a regression on
-    targets that no policy has is stationary.
+    targets that no policy has is stationary; a root moves as the implicit function theorem says.
     """
     keys = jax.random.split(key, 4)
     z = jnp.append(10 * jax.random.normal(keys[0], (6,)), jnp.array([1.0, -40.0, 60.0]))
@@ -123,10 +123,18 @@ def roots_of_multipliers(key: Array) -> Array:
         logp = constrained.log_regression(jnp.append(target, -jnp.inf), jnp.append(law, -jnp.inf))
         pull = jnp.exp(law) * (logp[:4] - target) / jnp.exp(logp[:4])
         slacks += [equal(pull, pull.mean(), tolerance=1e-7), equal(jnp.exp(logp).sum(), 1.0)]
+    # The root of x^3 = c, and one that stays: f is flat there.
+    c = 0.5 + jnp.exp(z[:3])
+    cube = lambda c, start: constrained.implicit(lambda x: x**3 - c, start)
+    root, slope = jax.vmap(jax.value_and_grad(cube))(c, jnp.cbrt(c))
+    flat = jax.value_and_grad(lambda c: constrained.implicit(lambda x: 0.0 * x + c, jnp.ones(())))(0.0)
     # Targets that are the law's own, less a constant: the law itself, unless they are more than one nat below it.
     down = [constrained.log_regression(law - less, law) for less in (0.9, 1.1)]
     return both(
         *slacks,
+        equal(root, jnp.cbrt(c)),
+        equal(3 * root**2 * slope, 1.0),
+        equal(jnp.stack(flat), jnp.array([1.0, 0.0])),
         equal(down[0], law, tolerance=1e-7),
         equal(jnp.isnan(down[1]), 1.0),
         equal(w + jnp.log(w), z),

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import itertools
 import multiprocessing
+import pathlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ CHUNK = 48
 """Mutants of one module that a process judges one after the other: the first ones compile what the others meet."""
 CHUNKS_OF_A_PROCESS = 4
 """A process makes room for a new one after so many: every world leaves compiled programs behind, about 10 MB."""
+MAPPINGS = 30_000
+"""Memory mappings of a process above which it forgets its compiled programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +85,22 @@ def _chunks(mutants: Sequence[Mutant]) -> Iterator[Sequence[Mutant]]:
 
 
 def _judge_all(mutants: Sequence[Mutant]) -> list[Verdict]:
-    found = [judge(mutant) for mutant in mutants]
+    found = []
+    for mutant in mutants:
+        found.append(judge(mutant))
+        _make_room()
     gc.collect()
     return found
+
+
+def _make_room() -> None:
+    """Forgets compiled programs before the kernel refuses them memory: it allows a process 65,530 mappings (Linux)."""
+    import jax
+
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 def run(
