@@ -323,6 +323,10 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
     whole = NamedSharding(mesh, PartitionSpec())
     spread = lambda params: global_arrays.spread(params, shardings(lm.logical_axes(parts.decoder), params, mesh))
     parts.params = spread(parts.params)
+    adapted = parts.config is not parts.decoder
+    if settings.reference_dtype is not None and (adapted or parts.method is None):
+        why = "with adapters it is the model they sit on" if adapted else f"{settings.method} has none"
+        raise UsageError(f"--reference-dtype is of a frozen reference of its own; {why}")
     if parts.config is not parts.decoder:
         model = parts.config
         axes = lm.logical_axes(model)
@@ -353,7 +357,12 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
     drawn = parts.rollout is not None and parts.rollout.plan.sources & {"reference", "mixture", "previous", "best_of_n"}
     stored = "ref_token_logp" in getattr(parts.data, "feedback", {})
     if (reads(parts.method, "ref") and not stored) or drawn:
+        if settings.reference_dtype is not None:
+            narrow = functools.partial(jax.tree.map, lambda x: x.astype(settings.reference_dtype))
+            reference = jax.jit(narrow, out_shardings=where.params)(reference)
         return where, where.params, state, reference
+    if settings.reference_dtype is not None:
+        raise UsageError(f"--reference-dtype: this run of {settings.method} holds no reference")
     return where, whole, state, None
 
 

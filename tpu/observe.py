@@ -132,4 +132,6 @@ def _check_reference(parts: Parts, state: TrainState, reference: Any, batch: Bat
     policy = fetched(lm.token_logps(parts.config, parts.policy(state, reference), *arrays)).sum(-1)
     there = fetched(lm.token_logps(parts.config, reference, *arrays)) if stored is None else np.asarray(stored)
     there = np.where(np.asarray(batch["loss_mask"]) != 0, there, 0.0).sum(-1)
-    return invariants.policy_is_reference(policy, there, dtype=parts.decoder.dtype, precomputed=stored is not None)
+    narrow = parts.settings.reference_dtype if stored is None else None
+    dtype = max(parts.decoder.dtype, narrow or parts.decoder.dtype, key=invariants.TOLERANCE.__getitem__)
+    return invariants.policy_is_reference(policy, there, dtype=dtype, precomputed=stored is not None)

@@ -44,6 +44,7 @@ class Settings:
     # the model
     dtype: str | None = None
     param_dtype: str = "float32"
+    reference_dtype: str | None = None
     remat: str = "none"
     lora_rank: int | None = None
     lora_alpha: float | None = None

@@ -257,6 +257,28 @@ def test_stored_log_probs_take_the_place_of_the_reference(capsys: Any) -> None:
     assert main([*train, "--out", "stored", "--resume", "--ref-logps", "other.safetensors"]) == 2
 
 
+@pytest.mark.slow
+def test_a_reference_may_be_narrower_than_the_policy(capsys: Any) -> None:
+    """Its weights are rounded: log-ratios move by about a rounding, and the check at step 0 has room for that."""
+    arguments = ["train", "--method", "dpo", "--data", PAIRS, "--steps", "2", "--mesh", "data=1", "--json", "--out"]
+    rows = {}
+    for name, more in {"whole": [], "narrow": ["--reference-dtype", "bfloat16"]}.items():
+        assert main([*arguments, name, *more]) == 0
+        assert all(": ok: " in line for line in json.loads(capsys.readouterr().out)["checks"])
+        rows[name] = [json.loads(line) for line in Path(name, "metrics.jsonl").read_text().splitlines()]
+    assert rows["whole"][0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    gaps = [abs(a["loss"] - b["loss"]) for a, b in zip(rows["whole"], rows["narrow"], strict=True)]
+    assert all(1e-7 < gap < 1e-2 for gap in gaps), gaps
+    assert rows["whole"][0]["logps/chosen"] == rows["narrow"][0]["logps/chosen"]  # the policy is not rounded
+    for more, message in (
+        (["--lora-rank", "2"], "with adapters it is the model they sit on"),
+        (["--method", "slic"], "holds no reference"),
+        (["--method", "sft", "--data", str(EXAMPLES / "unpaired.jsonl")], "sft has none"),
+    ):
+        assert main([*arguments, "other", "--reference-dtype", "bfloat16", *more]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_a_folder_of_weights_trains_on_any_mesh_and_goes_on_on_another(capsys: Any) -> None:
     config = lm.preset("tiny")

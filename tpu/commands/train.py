@@ -86,6 +86,7 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     dtypes = ("bfloat16", "float32", "float64")
     flag("dtype", "of the computation (default: that of the parameters)", **one_of(dtypes))
     flag("param_dtype", "of the parameters that the optimiser updates", **one_of(dtypes))
+    flag("reference_dtype", "of a frozen reference (default: that of the parameters)", **one_of(dtypes))
     flag("remat", "what the backward pass computes again: none, full, dots", **one_of(("none", "full", "dots")))
     flag("lora_rank", "train adapters of this rank; the reference does without them", type=whole(1), metavar="R")
     flag("lora_alpha", "their scale is alpha / rank (default: twice the rank)", type=positive, metavar="X")
