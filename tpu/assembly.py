@@ -145,7 +145,9 @@ def _parts(settings: Settings) -> Parts:
     carried = Carried()
     if method is not None:
         anchored = rollout is not None and "previous" in rollout.plan.sources
-        carried = Carried.by(method, history=settings.history, baseline=settings.baseline, anchor=anchored)
+        stored = "opponent_token_logp" in getattr(data, "feedback", {})  # then no past policy is run
+        history = 0 if stored else settings.history
+        carried = Carried.by(method, history=history, baseline=settings.baseline, anchor=anchored)
     return Parts(
         settings=settings, decoder=config, config=model, params=params, tokenizer=tokenizer, task=task, method=method,
         hyper=hyper, carried=carried, data=data, batches=batches, rollout=rollout, mesh=mesh, optimiser=optimiser,

@@ -258,6 +258,23 @@ def test_stored_log_probs_take_the_place_of_the_reference(capsys: Any) -> None:
 
 
 @pytest.mark.slow
+def test_stored_log_probs_take_the_place_of_past_policies(capsys: Any) -> None:
+    """The numbers of a run that holds its one opponent fixed, and no past policy in the state."""
+    base = ["--data", PAIRS, "--mesh", "data=1", "--json"]
+    assert main(["logprobs", *base, "--as", "opponent", "--out", "past.safetensors"]) == 0
+    train = ["train", "--method", "mnpo", *base, "--steps", "2"]
+    assert main([*train, "--out", "held", "--history", "1", "--fixed-history"]) == 0
+    assert main([*train, "--out", "stored", "--ref-logps", "past.safetensors"]) == 0
+    capsys.readouterr()
+    read = lambda out: [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
+    for held, stored in zip(read("held"), read("stored"), strict=True):
+        assert stored == pytest.approx(held, rel=1e-4, abs=1e-5)
+    size = lambda out: sum(file.stat().st_size for file in Path(out, "checkpoints", "2").rglob("*") if file.is_file())
+    weights = Path("held/model/model.safetensors").stat().st_size
+    assert size("held") - size("stored") > 0.5 * weights
+
+
+@pytest.mark.slow
 def test_a_reference_may_be_narrower_than_the_policy(capsys: Any) -> None:
     """Its weights are rounded: log-ratios move by about a rounding, and the check at step 0 has room for that."""
     arguments = ["train", "--method", "dpo", "--data", PAIRS, "--steps", "2", "--mesh", "data=1", "--json", "--out"]
