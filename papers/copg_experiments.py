@@ -58,7 +58,7 @@ def _counts(generator: np.random.Generator, epochs: int) -> np.ndarray:
     return rows.reshape(-1, 3, 3, 2)
 
 
-_INDEX = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), -1).reshape(9, 2)
+_INDEX = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), -1).reshape(9, 2).astype(np.int32)
 
 
 def _losses(logits: Array, counts: Array) -> Array:

@@ -69,7 +69,7 @@ def test_games_are_solved_alike() -> None:
 
 
 @pytest.mark.slow
-def test_a_bandit_is_trained_alike() -> None:
+def test_a_bandit_is_trained_alike(x64: None) -> None:  # as papers are run
     counts = np.random.default_rng(0).multinomial(
         copg_experiments.BATCH, np.full(18, 1 / 18), (8, 2 * copg_experiments.STEPS)
     )
