@@ -154,7 +154,10 @@ def by_name(module: str, function: Callable[..., Any], kind: int = 0) -> dict[st
         return instances.preference(key, size)
 
     def state(key: jax.Array) -> Any:
-        cls: Any = _STATES[next(name for name in _STATES if name in notes["state"])]
+        known = [name for name in _STATES if name in notes["state"]]
+        if not known:  # an optimiser's, say
+            raise LookupError(f"no {notes['state']} can be drawn")
+        cls: Any = _STATES[known[0]]
         keys = dict(zip(cls._fields, jax.random.split(key, len(cls._fields)), strict=True))
         return cls(**{n: jnp.floor(3 * normal((5,))(k)) if n == "age" else law(k) for n, k in keys.items()})
 
