@@ -8,9 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tpu.layouts import AXES as AXES
-from tpu.layouts import parse_sizes as parse_sizes
-from tpu.layouts import sizes_of, words
+from tpu.layouts import AXES, sizes_of, words
 
 
 def make_mesh(

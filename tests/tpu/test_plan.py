@@ -9,19 +9,15 @@ import pytest
 
 import alignjax
 from alignjax import lm
+from tests.tpu.small_llama import SMALL
 from tpu import cli
+from tpu.layouts import words
 from tpu.mesh import make_mesh
 from tpu.partition import laid_out, shardings
 from tpu.plan import cache, layouts, planning, program, target, work
 from tpu.plan.chips import CHIPS, GIB, parse_topology
 from tpu.plan.program import Request
 
-SMALL = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 1024, "hidden_size": 256,
-    "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8,
-    "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
-    "hidden_act": "silu",
-}  # fmt: skip
 SMALL_PARAMETERS = 2 * 1024 * 256 + 4 * (4 * 256 * 256 + 3 * 256 * 768 + 2 * 256) + 256
 
 
@@ -151,13 +147,13 @@ def test_slices():
 
 def test_layouts_that_do_not_fit_are_refused_with_the_nearest_that_does():
     job = program.read_request(_request("llama3-8b", topology="v5e:4x4", batch=16, mesh="fsdp=4,tensor=4"))
-    assert layouts.words(layouts.chosen(job, 16)) == "fsdp=4,tensor=4"
+    assert words(layouts.chosen(job, 16)) == "fsdp=4,tensor=4"
 
     def asks(**changes):
         return dataclasses.replace(job, request=dataclasses.replace(job.request, **changes))
 
-    assert layouts.words(layouts.chosen(asks(mesh=None), 16)) == "fsdp=16"
-    assert layouts.words(layouts.chosen(asks(mesh=None, batch=8), 16)) == "fsdp=8,tensor=2"
+    assert words(layouts.chosen(asks(mesh=None), 16)) == "fsdp=16"
+    assert words(layouts.chosen(asks(mesh=None, batch=8), 16)) == "fsdp=8,tensor=2"
     with pytest.raises(ValueError, match=r"'kv_heads' of size 8 .*tensor=16.*nearest that fits is fsdp=2,tensor=8"):
         layouts.chosen(asks(mesh="tensor=16"), 16)
     with pytest.raises(

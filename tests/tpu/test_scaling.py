@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.tpu.small_llama import SMALL
 from tpu.benching import scaling
 from tpu.cli import main
 from tpu.plan.chips import CHIPS
@@ -65,12 +66,6 @@ def test_the_status_is_the_verdict(monkeypatch, capsys, tmp_path) -> None:
         assert says in capsys.readouterr().err
 
 
-SMALL = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 1024, "hidden_size": 256,
-    "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8,
-    "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
-    "hidden_act": "silu",
-}  # fmt: skip
 LAYERS, HEAD = 4 * (4 * 256 * 256 + 3 * 256 * 768 + 2 * 256) + 256, 1024 * 256
 
 

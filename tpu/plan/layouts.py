@@ -2,7 +2,6 @@
 
 from tpu import layouts
 from tpu.layouts import Sizes
-from tpu.layouts import words as words
 from tpu.plan.program import Job
 
 

@@ -12,9 +12,10 @@ import jax
 from jax.sharding import Mesh
 
 from tpu import xla_flags
+from tpu.layouts import words
 from tpu.plan import collectives, counts, hlo, schedule, work
 from tpu.plan.chips import GIB, HOST, Topology, parse_topology
-from tpu.plan.layouts import chosen, words
+from tpu.plan.layouts import chosen
 from tpu.plan.program import Job, Request, lower, parameters, read_request
 from tpu.plan.target import slice_mesh, spans
 
