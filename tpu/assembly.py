@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import alignjax
 from alignjax import checks, lm
-from tpu import adapters, flops, global_arrays, layouts, precompute
+from tpu import adapters, flops, global_arrays, layouts, precompute, remote
 from tpu.arguments import UsageError
 from tpu.bridge import reads
 from tpu.distributed import is_first, same, several
@@ -70,8 +70,9 @@ def assemble(settings: Settings) -> Run:
     paths = _described(parts, example)
     peak = flops.peak(parts.mesh.devices.flat)
     return Run(
-        name=settings.method, out=settings.folder, steps=settings.steps, state=state, reference=reference, step=step,
-        batches=parts.batches, prepare=parts.prepare, learning_rate=_rates(parts.schedule, settings.steps),
+        name=settings.method, out=settings.folder, copied=remote.is_url(settings.out), steps=settings.steps,
+        state=state, reference=reference, step=step, batches=parts.batches, prepare=parts.prepare,
+        learning_rate=_rates(parts.schedule, settings.steps),
         identity=agreed, described=paths, yaml=as_yaml(settings),
         evaluate=evaluator(parts, _data) if settings.eval_data else None,
         generate=generator(parts), export=functools.partial(export, parts),
@@ -212,6 +213,7 @@ def _data(settings: Settings, paths: tuple[str, ...], config: Any, tokenizer: An
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            paths = tuple(map(remote.local, paths))
             if rollout is not None and "data" not in rollout.plan.slots:
                 room = longest - settings.max_new_tokens
                 if room < 1:

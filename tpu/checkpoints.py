@@ -14,7 +14,6 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +22,7 @@ import jax
 from tpu.arguments import Failed
 from tpu.distributed import everyone, first, several
 from tpu.fingerprint import fingerprint
+from tpu.remote import is_url
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,9 @@ def flat(tree: Any) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints in a folder. `keep` newest ones stay, and with `keep_best` (see `best_of`) the best one too."""
 
-    def __init__(self, folder: Path, *, keep: int = 2, keep_best: str | None = None) -> None:
+    def __init__(self, folder: Any, *, keep: int = 2, keep_best: str | None = None) -> None:
         import orbax.checkpoint as ocp
+        from etils import epath
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
         self._ocp = ocp
@@ -66,7 +67,8 @@ class Checkpoints:
             # JSON has no NaN: a metric that is not finite is null, and never the best.
             value = lambda metrics: worst if metrics is None or metrics.get(name) is None else metrics[name]
             policies.append(BestN(get_metric_fn=value, reverse=not more, n=1))
-        self.folder = folder.absolute()
+        path = epath.Path(folder)
+        self.folder = path if is_url(path) else path.absolute()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies), cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(barrier_sync_fn=_meets_others(ocp)),
@@ -159,7 +161,7 @@ class Checkpoints:
                 continue
         return None
 
-    def _alone(self, path: Path, handler: Any, args: Any) -> Any:
+    def _alone(self, path: Any, handler: Any, args: Any) -> Any:
         """Reads what this process wants of a part of a checkpoint, without waiting for the others: a part that only one
         of them finds broken would leave the others waiting.
         """

@@ -31,7 +31,8 @@ from tpu.checkpoints import Checkpoints, best_of
 from tpu.distributed import first, is_first, preempted, several
 from tpu.global_arrays import fetched
 from tpu.metrics import RunLog, read_rows
-from tpu.run_folder import EXPORTED, check_same_run, exported_steps, write
+from tpu.remote import SmallFiles
+from tpu.run_folder import EXPORTED, FILES, check_same_run, exported_steps, write
 
 Batch = Mapping[str, Any]
 
@@ -55,7 +56,8 @@ class Run:
     """A run that is put together and checked: everything the loop calls."""
 
     name: str
-    out: Path
+    out: Any
+    """The folder: a `Path`, or one of a bucket with the same methods."""
     steps: int
     state: Any
     """At step 0, in place on the mesh. A pytree; `step` donates it."""
@@ -83,6 +85,8 @@ class Run:
     """(folder, state, reference): writes the trained model."""
     check: Callable[[Any, Any, int], list[str]] | None = None
     """(state, reference, updates made before) -> the checks at the start, a line each. Raises: UsageError."""
+    copied: bool = False
+    """`out` is a bucket: small files are written elsewhere and copied there (see `SmallFiles`)."""
     say: Callable[[str], None] = lambda line: None
     """Tells the user a line."""
     place: Callable[[Batch], Batch] | None = None
@@ -157,8 +161,12 @@ def train(run: Run, *, resume: bool = False, on_step: Callable[[dict[str, Any]],
     Raises: Failed on a loss that is not finite, a check that fails, a checkpoint that cannot be written; Preempted
     after SIGTERM; UsageError if `resume` is asked of another run.
     """
-    with Stop() as stop, Checkpoints(run.out / "checkpoints", keep=run.keep, keep_best=run.keep_best) as checkpoints:
-        loop = _Loop(run, checkpoints, stop, on_step)
+    with (
+        SmallFiles(run.out, copied=run.copied, first=is_first()) as files,
+        Stop() as stop,
+        Checkpoints(run.out / "checkpoints", keep=run.keep, keep_best=run.keep_best) as checkpoints,
+    ):
+        loop = _Loop(run, files, checkpoints, stop, on_step)
         try:
             loop.start(resume)
             loop.go()
@@ -171,8 +179,9 @@ def train(run: Run, *, resume: bool = False, on_step: Callable[[dict[str, Any]],
 class _Loop:
     """The state of the loop itself. Not exported: `train` is."""
 
-    def __init__(self, run: Run, checkpoints: Checkpoints, stop: Stop, on_step: Any) -> None:
-        self.run, self.checkpoints, self.stop, self.on_step = run, checkpoints, stop, on_step
+    def __init__(self, run: Run, files: SmallFiles, checkpoints: Checkpoints, stop: Stop, on_step: Any) -> None:
+        self.run, self.files, self.checkpoints, self.stop, self.on_step = run, files, checkpoints, stop, on_step
+        self.folder = files.folder
         self.done = 0
         self.num_tokens = 0
         self.latest: dict[str, Any] = {}
@@ -186,6 +195,7 @@ class _Loop:
     def start(self, resume: bool) -> None:
         run = self.run
         if resume:
+            self.files.fetch((*FILES, f"model/{EXPORTED}"))
             for line in check_same_run(run.out, run.identity, run.described, self.checkpoints.record()):
                 self._warn(line)
             with warnings.catch_warnings(record=True) as caught:
@@ -210,8 +220,8 @@ class _Loop:
                 run.say(line)
         if is_first():
             described = {**run.described, "identity": run.identity}
-            write(run.out / "config.json", json.dumps(described, indent=2) + "\n")
-            write(run.out / "config.yaml", run.yaml)
+            write(self.folder / "config.json", json.dumps(described, indent=2) + "\n")
+            write(self.folder / "config.yaml", run.yaml)
 
     @staticmethod
     def _warn(line: str) -> None:
@@ -220,7 +230,7 @@ class _Loop:
 
     def go(self) -> None:
         run = self.run
-        with RunLog(run.out, self.done, active=is_first()) as self.log:
+        with RunLog(self.folder, self.done, active=is_first()) as self.log:
             shown = is_first() and sys.stderr.isatty()
             bar = tqdm(total=run.steps, initial=self.done, desc=run.name, disable=not shown)
             with bar:
@@ -257,6 +267,7 @@ class _Loop:
     def _save(self) -> None:
         run = self.run
         self.log.sync()
+        self.files.send()
         record = {
             "identity": run.identity,
             "batches": run.batches.get_state(),
@@ -313,21 +324,21 @@ class _Loop:
     def _keep_for_replay(self, batch: Batch) -> str:
         """The batch, and the state that met it."""
         run, t = self.run, self.done
-        file = run.out / f"nan-batch-{t}.npz"
+        file = f"nan-batch-{t}.npz"
         arrays: dict[str, Any] = {name: np.asarray(x) for name, x in fetched(dict(batch)).items()}
         if is_first():
-            np.savez(file, **arrays)
+            np.savez(self.folder / file, **arrays)
         with Checkpoints(run.out / f"nan-state-{t}", keep=1) as kept:
             kept.save(t, run.state, {"identity": run.identity})
             kept.wait()
         return (
             f"a smaller --lr may help. The batch and the state before it are kept: look at them by "
-            f"python -m tpu train --replay {file}"
+            f"python -m tpu train --replay {run.out / file}"
         )
 
     def _export(self, export: Callable[[Path, Any, Any], None]) -> None:
         """The model beside its place, then into it; all processes give their part of it to the first, which writes."""
-        model, beside = self.run.out / "model", self.run.out / "model.part"
+        model, beside = self.folder / "model", self.folder / "model.part"
         if is_first():
             shutil.rmtree(beside, ignore_errors=True)
         export(beside, self.run.state, self.run.reference)
@@ -340,9 +351,10 @@ class _Loop:
 
     def finish(self) -> dict[str, Any]:
         run = self.run
-        if run.export is not None and first(exported_steps(run.out / "model")) != self.done:
+        if run.export is not None and first(exported_steps(self.folder / "model")) != self.done:
             self._export(run.export)
-        losses = [row["loss"] for row in read_rows(run.out / "metrics.jsonl")] if is_first() else [None]
+        self.files.send()
+        losses = [row["loss"] for row in read_rows(self.folder / "metrics.jsonl")] if is_first() else [None]
         later = sorted(self.seconds[1:])
         first_loss, final_loss = first([losses[0], losses[-1]])  # and so all wait for the model to be written
         return {

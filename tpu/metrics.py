@@ -114,3 +114,5 @@ class RunLog:
         """Everything written so far is on the disk: done before a checkpoint says that it happened."""
         for file in self._files.values():
             os.fsync(file.fileno())
+        if self._board is not None:
+            self._board.flush()

@@ -6,6 +6,7 @@ RUN/checkpoints/<step>    else the newest whole one; its config and tokenizer ar
 
 import dataclasses
 import json
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 
 from alignjax import lm
+from tpu import remote
 from tpu.arguments import UsageError
 
 
@@ -20,12 +22,16 @@ def load_model(spec: str, *, seed: int = 0, dtype: str | None = None) -> tuple[A
     """(config, params, tokenizer).
 
     Args:
-      spec: a preset, whose parameters are random; or a folder. A preset's name is a preset (./tiny is a folder).
+      spec: a preset, whose parameters are random; or a folder, also one in a bucket (see remote.py), where a run has to
+        be done. A preset's name is a preset (./tiny is a folder).
       seed: of a preset's parameters.
       dtype: of the parameters; None is the folder's own, or the preset's.
 
     Raises: UsageError, ValueError or OSError that says what is wrong with the folder; UnknownName.
     """
+    if remote.is_url(spec):
+        with tempfile.TemporaryDirectory(prefix="alignjax-") as here:
+            return load_model(str(_fetched(spec, Path(here) / "model")), dtype=dtype)
     folder = Path(spec)
     if spec in lm.PRESETS or not folder.is_dir():
         if "/" in spec or folder.exists():
@@ -46,7 +52,18 @@ def load_model(spec: str, *, seed: int = 0, dtype: str | None = None) -> tuple[A
     return config, params, tokenizer
 
 
-def is_run(folder: Path) -> bool:
+def _fetched(spec: str, to: Path) -> Path:
+    """A folder of weights in a bucket, or what a run there has exported, copied."""
+    there = remote.place(spec)
+    with remote.reached(there):
+        if is_run(there):
+            there = there / "model"
+            if not (there / "trained.json").exists():
+                raise UsageError(f"--model {spec}: the run has no model yet; to take a checkpoint copy its folder here")
+    return remote.fetch(there, to)
+
+
+def is_run(folder: Any) -> bool:
     """Whether a folder is that of a training run."""
     return (folder / "model").is_dir() or (folder / "checkpoints").is_dir()
 

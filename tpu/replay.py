@@ -3,19 +3,19 @@
 import dataclasses
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpu import remote
 from tpu.arguments import UsageError
 from tpu.checkpoints import Checkpoints
 from tpu.run_config import Settings
 
 
-def replay(file: Path, settings: Settings, *, as_json: bool = False) -> str:
+def replay(file: Any, settings: Settings, *, as_json: bool = False) -> str:
     """What is not finite, as text: `file` is RUN/nan-batch-<step>.npz, beside RUN/nan-state-<step>.
 
     Raises: UsageError if the file is not of a run, or its state is gone.
@@ -30,7 +30,7 @@ def replay(file: Path, settings: Settings, *, as_json: bool = False) -> str:
     with Checkpoints(state_folder) as kept:
         restored = kept.restore(run.state)
     assert restored is not None
-    with np.load(file) as saved:
+    with np.load(remote.local(str(file))) as saved:
         batch = {name: saved[name] for name in saved.files}
     return _told(look(run.parts, restored.state, run.reference, batch), as_json)
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from alignjax import checks
+from tpu import remote
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,21 +89,26 @@ class Settings:
         return bool(self.reward) or self.judge is not None
 
     @property
-    def folder(self) -> Path:
-        """`out`, or where it is by default."""
-        return Path(self.out or f"out/train-{self.method}")
+    def folder(self) -> Any:
+        """`out`, or where it is by default; one in a bucket has the methods of a `Path`. Raises: UsageError."""
+        return remote.place(self.out or f"out/train-{self.method}")
+
+    @property
+    def has_weights(self) -> bool:
+        """The model is read, and no preset, whose weights are random."""
+        return remote.is_url(self.model) or Path(self.model).is_dir()
 
     def learning_rate(self) -> float:
         """`lr`, or 1e-3 for a preset, which starts from scratch, 1e-6 for weights, 1e-5 for adapters on them."""
         if self.lr is not None:
             return self.lr
-        if not Path(self.model).is_dir():
+        if not self.has_weights:
             return 1e-3
         return 1e-6 if self.lora_rank is None else 1e-5
 
     def num_buckets(self) -> int:
         """`buckets`, or 1 for a preset, where compiling costs more than padding, and 4 for weights."""
-        return self.buckets or (4 if Path(self.model).is_dir() else 1)
+        return self.buckets or (4 if self.has_weights else 1)
 
 
 FREE = frozenset({"out", "steps", "mesh", "save_every", "save_async", "keep", "keep_best", "eval_every", "eval_data",
@@ -140,14 +146,15 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
 # --- YAML
 
 
-def as_arguments(path: str, known: Mapping[str, bool]) -> list[str]:
+def as_arguments(path: str, known: Mapping[str, bool], text: str | None = None) -> list[str]:
     """A YAML file of settings as the flags it stands for; a list is a flag with several values, `true` a bare flag.
 
     `known`: flag (without dashes) -> whether it takes a value. Hyperparameters may stand in a mapping of their own.
+    `text`: what the file says, where it was read already.
     Raises: ValueError, UnknownName naming the nearest flag, OSError.
     """
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8") if text is None else text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):

@@ -46,7 +46,7 @@ def start(out: Path, arguments: Sequence[str], file_size: int | None = None) -> 
     """The command with --resume, in a process group of its own; no file may grow beyond `file_size` kB."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     environment.pop("XLA_FLAGS", None)  # one CPU device
-    command = [sys.executable, "-m", "tpu", "train", *arguments, "--out", str(out), "--resume"]
+    command = [sys.executable, "-m", "tpu", "train", "--out", str(out), *arguments, "--resume"]
     if file_size is not None:
         command = ["bash", "-c", f'ulimit -f {file_size}; exec "$0" "$@"', *command]
     return subprocess.Popen(

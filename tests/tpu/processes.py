@@ -54,7 +54,7 @@ class Together:
         # Compiling is what costs here.
         quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices // number} {quick}"
-        base = [sys.executable, "-m", "tpu", "train", *arguments, "--out", str(out), "--resume"]
+        base = [sys.executable, "-m", "tpu", "train", "--out", str(out), *arguments, "--resume"]
         # As a disk that is full; what is printed goes elsewhere.
         full = ["bash", "-c", f'exec > >(cat) 2>&1; ulimit -f {file_size}; exec "$0" "$@"']
         for i, file in enumerate(self.files):

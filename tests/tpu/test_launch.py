@@ -309,7 +309,8 @@ def test_the_batch_script(status: int, restarts: int, requeued: bool, capsys: An
         (SLURM, [*TRAIN, "--mesh", "fspd=16"], "fsdp"),
         (SLURM, [*TRAIN, "--reward", "a\nb"], "holds a line break"),
         (GKE, [*TRAIN, "--out", "out/run"], "--out out/run is lost with its pod"),
-        (GKE, [*TRAIN, "--out", "gs://bucket/run"], "--out gs://bucket/run is lost with its pod"),
+        (GKE, [*TRAIN, "--out", "file:///elsewhere/run"], "--out file:///elsewhere/run is lost with its pod"),
+        (GKE, [*TRAIN, "--out", "s3://bucket/run"], "train flags: s3://bucket/run must be a folder, gs://BUCKET/PATH"),
         (GKE, [*TRAIN, "--out", "/runsout"], "--out /runsout is lost with its pod"),
     ],
 )
@@ -339,4 +340,5 @@ def test_a_job_is_checked_without_the_command_line_too() -> None:
     with pytest.raises(ValueError, match="--name must be at most 40 small letters"):
         recipes.Job(name="-x", train=())
     mounts = (recipes.mount_of("gs://b:/runs/"),)
-    assert [recipes.kept(out, mounts) for out in ("/runs", "/runs/a", "/run", "gs://b/a")] == [True, True, False, False]
+    kept = [recipes.kept(out, mounts) for out in ("/runs", "/runs/a", "/run", "gs://b/a", "file:///runs/a", "gs:/b")]
+    assert kept == [True, True, False, True, True, False]

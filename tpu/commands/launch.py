@@ -124,7 +124,9 @@ def _made(options: argparse.Namespace) -> tuple[int, int, dict[str, str]]:
     def job(chip: str | None, devices: int, slices: int = 1) -> recipes.Job:
         settings = settings_of(options.train, devices, slices)
         if options.on == "gke" and not recipes.kept(settings.out, mounts):
-            raise UsageError(f"train flags: --out {settings.out} is lost with its pod; it must lie under a --mount")
+            raise UsageError(
+                f"train flags: --out {settings.out} is lost with its pod; it must lie under a --mount or in gs://"
+            )
         return recipes.Job(
             name=options.name, train=tuple(options.train), python=options.python, restarts=options.restarts,
             grace=options.grace or (600 if options.on == "gke" else 120), environment=_environment(chip),

@@ -6,10 +6,10 @@ import functools
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import alignjax
+from tpu import remote
 from tpu.arguments import OK, Failed, Parser, UsageError, add_hyperparameters, not_negative, positive, whole
 from tpu.distributed import RESTART as PREEMPTED
 from tpu.distributed import Processes, is_first
@@ -174,16 +174,26 @@ def _early(given: Sequence[str]) -> argparse.Namespace:
     return early.parse_known_args(list(given))[0]
 
 
+def _written(run: Any) -> tuple[str, str | None]:
+    """The settings of a run: their file, and what it says."""
+    file = run / "config.yaml"
+    try:
+        return str(file), remote.text_of(file)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}") from None
+
+
 def expand(given: Sequence[str]) -> list[str]:
     """The arguments behind those of `--config`, or of the run that is resumed or looked at."""
     early = _early(given)
-    path = early.config
+    path, text = early.config, None
     if path is None and early.replay is not None:
-        path = str(Path(early.replay).parent / "config.yaml")
-        if not Path(path).is_file():
+        path, text = _written(remote.place(early.replay).parent)
+        if text is None:
             raise UsageError(f"--replay {early.replay} must be a file RUN/nan-batch-<step>.npz; there is no {path}")
-    elif path is None and early.resume and early.out and (Path(early.out) / "config.yaml").is_file():
-        path = str(Path(early.out) / "config.yaml")
+    elif path is None and early.resume and early.out:
+        path, text = _written(remote.place(early.out))
+        path = None if text is None else path
     if path is None:
         if early.resume and not any(word.partition("=")[0] in ("--method", "--data") for word in given):
             raise UsageError(f"--resume: {early.out or 'no --out'} holds no run; to start one give --method and --data")
@@ -197,7 +207,7 @@ def expand(given: Sequence[str]) -> list[str]:
     for name in ("config", "resume", "overwrite", "replay", "json", *PROCESSES):
         known.pop(name.replace("_", "-"))
     try:
-        return [*as_arguments(path, known), *given]
+        return [*as_arguments(path, known, text), *given]
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror or error}") from None
     except ValueError as error:
@@ -223,6 +233,8 @@ def run(options: argparse.Namespace) -> int:
       python -m tpu train --method rloo --model DIR --data prompts.jsonl --reward my_package.rewards:score --out out/rl
       python -m tpu train --out out/dpo --resume
     """
+    if options.out:
+        remote.place(options.out)  # what it cannot be is told before anything is started
     processes = Processes(**{name: getattr(options, name) for name in PROCESSES})
     if processes.several and options.replay is not None:
         raise UsageError("--replay looks at a batch in one process")
@@ -244,7 +256,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.replay is not None:
         from tpu.replay import replay
 
-        print(replay(Path(options.replay), settings, as_json=options.json))
+        print(replay(remote.place(options.replay), settings, as_json=options.json))
         return OK
     try:
         made = assemble(settings)

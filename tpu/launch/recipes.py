@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tpu import remote
 from tpu.arguments import FAILED, USAGE
 from tpu.commands.train import PREEMPTED
 from tpu.launch.machines import Slice
@@ -99,6 +100,9 @@ def mount_of(text: str) -> Mount:
 
 def kept(out: str, mounts: tuple[Mount, ...]) -> bool:
     """Whether what is written to `out` outlives a pod."""
+    if out.startswith(remote.BUCKET):
+        return True
+    out = out.removeprefix(remote.MOUNTED)
     return any(out == m.path or out.startswith(f"{m.path}/") for m in mounts)
 
 

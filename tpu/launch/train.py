@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from tpu import remote
 from tpu.arguments import Parser, UsageError
 from tpu.commands import train
 from tpu.layouts import sizes_of, words
@@ -34,6 +35,11 @@ def settings_of(given: Sequence[str], devices: int, slices: int = 1) -> Settings
         raise UsageError(f"train flags: {error}") from None
     if not settings.out:
         raise UsageError("train flags: --out is needed: a path that every host sees, where the restarted job looks")
+    try:
+        for path in (settings.out, settings.model, *settings.data):
+            remote.check(path)
+    except UsageError as error:
+        raise UsageError(f"train flags: {error}") from None
     try:
         sizes = sizes_of(settings.mesh, devices, slices)
     except (KeyError, ValueError) as error:
