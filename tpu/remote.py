@@ -75,7 +75,8 @@ def reached(where: Any) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    says = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return f"{os.strerror(errno.ENOENT)}: {says}" if isinstance(error, FileNotFoundError) and not error.errno else says
 
 
 def text_of(file: Any) -> str | None:

@@ -62,7 +62,7 @@ def test_the_commands_of_the_page_are_what_the_programs_take(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = [check_command(line) for line in commands(ROOT / "docs" / "pods.md")]
-    assert done.count("tpu launch") == 4 and {"tpu plan", "pip", "kubectl", "sbatch", "bash"} <= set(done)
+    assert done.count("tpu launch") == 5 and {"tpu plan", "pip", "kubectl", "sbatch", "bash"} <= set(done)
     written = {"job/jobset.yaml", "job/xpk.sh", "slurm-job/alignjax.sbatch", "hosts-job/alignjax.sh"}
     assert all((tmp_path / name).exists() for name in written)  # what the other commands name
 

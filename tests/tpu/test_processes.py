@@ -24,6 +24,15 @@ DPO = ("--method", "dpo", *BASE, "--steps", "8", "--save-every", "4", "--eval-ev
        str(kill.PAIRS), "--max-new-tokens", "4", *DOUBLE)  # fmt: skip
 RLOO = ("--method", "rloo", *BASE, "--steps", "3", "--reward", "length", "--num-responses", "2",
         "--max-new-tokens", "8", "--eval-prompts", "0", *DOUBLE)  # fmt: skip
+SHORT = (*BASE, "--steps", "3", "--eval-prompts", "0", *DOUBLE)
+FAMILIES = {
+    "adapters": ("--method", "dpo", *SHORT, "--lora-rank", "2"),
+    "sft": ("--method", "sft", *SHORT, "--data", str(kill.PAIRS.with_name("unpaired.jsonl"))),
+    "reward_model": ("--method", "reward_model", *SHORT),
+    # Its rivals are written by past policies, drawn at random, of which there are other ones from the third update on.
+    "past policies": ("--method", "mnpo_soft", *SHORT, "--judge", "longer", "--history", "2", "--iteration-steps", "1",
+                      "--max-new-tokens", "4"),
+}  # fmt: skip
 DEVICES = 4
 
 
@@ -190,6 +199,24 @@ def test_two_processes_draw_and_score_what_one_does(model: Path, tmp_path: Path)
     assert worst(rows(tmp_path / "1"), rows(tmp_path / "2")) < 1e-9
     assert sum(int(count) for _, count in out[1]) == sum(int(count) for _, count in out[2]) == 3 * 8 * 2
     assert len({process for process, _ in out[1]}) == 1 and len({process for process, _ in out[2]}) == 2
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_train_what_one_does(model: Path, tmp_path: Path, family: str) -> None:
+    """What the two runs above do not have: other states, other data, other models that write."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out, number in ((one, 1), (two, 2)):
+        processes.finish(out, (*FAMILIES[family], "--model", str(model)), number, devices=DEVICES)
+    assert len(rows(two)) == 3 and worst(rows(one), rows(two)) < 1e-9
+    assert abs(rows(two)[0]["grad_norm"]) > 0
+    first, second = (load_file(out / "model" / "model.safetensors") for out in (one, two))
+    begun = load_file(model / "model.safetensors")
+    assert set(first) == set(second) >= set(begun)
+    for name, array in first.items():
+        np.testing.assert_allclose(second[name], array, rtol=1e-9, atol=1e-12)
+    assert max(float(np.abs(first[name] - array).max()) for name, array in begun.items()) > 1e-4, "it was trained"
 
 
 @pytest.mark.long
