@@ -29,7 +29,7 @@ files in OUT
   eval.jsonl, samples.jsonl  evaluations and generated texts; timing.jsonl what depends on the clock
   tensorboard/  checkpoints/<step>/  model/ (a Hugging Face folder, at the end)
 
-Several processes, the same command in each but for the last number (OUT is a bucket, or on a disk that all of them see):
+Several processes, the same command in each but for the last number (OUT is in a bucket, or on a disk of all):
   python -m tpu train ... --resume --coordinator HOST:1234 --num-processes 2 --process-id 0
 
 Several virtual CPU devices: XLA_FLAGS=--xla_force_host_platform_device_count=8 JAX_PLATFORMS=cpu"""
@@ -54,16 +54,11 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     one_of = lambda names: {"choices": sorted(names), "metavar": "NAME"}
     flag = _Flags(train)
     flag("method", "the objective, or sft or reward_model; `python -m tpu` lists them", required=True, metavar="NAME")
-    columns = (
-        "JSONL or Parquet, also in gs://; prompt, chosen, rejected or prompt, responses, preference, rewards and so on"
-    )
+    columns = "JSONL or Parquet, also in gs://; prompt, chosen, rejected; prompt, responses, rewards; and so on"
     flag("data", columns, required=True, nargs="+", metavar="FILE")
     flag("model", "a preset, a run or a Hugging Face folder, also in gs://", metavar="DIR")
-    flag(
-        "out",
-        "where everything is written; also gs://BUCKET/PATH, or file:///PATH of a mounted bucket (default: out/train-METHOD)",
-        metavar="DIR",
-    )
+    out = "where everything is written: a folder, gs://BUCKET/PATH, or file:///PATH of a mounted bucket"
+    flag("out", f"{out} (default: out/train-METHOD)", metavar="DIR")
     train.add_argument("--config", metavar="FILE", help="a YAML file of these settings; flags go before it")
     resume = (
         "go on with the run in OUT exactly; start it if it is not there. Settings that are not given are those of OUT"
