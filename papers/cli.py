@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None, papers: "Mapping[str, Paper] | None"
 def _known(papers: "Mapping[str, Paper] | None", scale: str = "exact") -> "Mapping[str, Paper]":
     """The papers of the folder at that scale. Imports JAX, with the compilation cache of the checkout."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     from papers import collect
 
     try:
