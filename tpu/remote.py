@@ -6,6 +6,7 @@ so that no checkpoint says that more happened than they show; and at the end, wh
 fetches them first, so that it can go on on any machine.
 """
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -114,8 +115,10 @@ def fetch(source: Any, to: Path) -> Path:
 
 
 @functools.cache
-def _kept() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="alignjax-")
+def _kept() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="alignjax-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 @functools.cache
@@ -127,7 +130,7 @@ def local(path: str) -> str:
     if not is_url(path):
         return path
     source = place(path)
-    return str(fetch(source, Path(_kept().name) / path.partition("://")[2].lstrip("/")))
+    return str(fetch(source, _kept() / path.partition("://")[2].lstrip("/")))
 
 
 class SmallFiles:

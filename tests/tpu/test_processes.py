@@ -24,14 +24,14 @@ DPO = ("--method", "dpo", *BASE, "--steps", "8", "--save-every", "4", "--eval-ev
        str(kill.PAIRS), "--max-new-tokens", "4", *DOUBLE)  # fmt: skip
 RLOO = ("--method", "rloo", *BASE, "--steps", "3", "--reward", "length", "--num-responses", "2",
         "--max-new-tokens", "8", "--eval-prompts", "0", *DOUBLE)  # fmt: skip
-SHORT = (*BASE, "--steps", "3", "--eval-prompts", "0", *DOUBLE)
+SHORT = (*BASE, "--steps", "2", "--eval-prompts", "0", "--no-checks", *DOUBLE)
 FAMILIES = {
     "adapters": ("--method", "dpo", *SHORT, "--lora-rank", "2"),
     "sft": ("--method", "sft", *SHORT, "--data", str(kill.PAIRS.with_name("unpaired.jsonl"))),
     "reward_model": ("--method", "reward_model", *SHORT),
-    # Its rivals are written by past policies, drawn at random, of which there are other ones from the third update on.
-    "past policies": ("--method", "mnpo_soft", *SHORT, "--judge", "longer", "--history", "2", "--iteration-steps", "1",
-                      "--max-new-tokens", "4"),
+    # Its rivals are written by a past policy, drawn at random; they are not all the same from the second update on.
+    "past policies": ("--method", "mnpo_soft", *SHORT, "--reward", "length", "--history", "2", "--iteration-steps",
+                      "1", "--max-new-tokens", "8"),
 }  # fmt: skip
 DEVICES = 4
 
@@ -145,14 +145,18 @@ def double(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.long
 @pytest.mark.usefixtures("double")
 def test_two_processes_give_the_numbers_of_one_and_go_on_with_its_run(model: Path, tmp_path: Path) -> None:
-    """Offline: one and two processes, and each going on with what the other began, on another mesh as well."""
-    arguments = (*DPO, "--model", str(model))
+    """Offline: one and two processes, and each going on with what the other began, on another mesh as well.
+
+    What the two begin is in a bucket, for which a mounted folder stands: nothing else outlives a run.
+    """
     one, two = tmp_path / "one", tmp_path / "two"
+    arguments = (*DPO, "--model", str(model))
     longer = list(arguments)
     steps, mesh = longer.index("--steps") + 1, longer.index("--mesh") + 1
     longer[steps] = "16"
     processes.finish(one, longer, 1, devices=DEVICES)
-    said = processes.finish(two, arguments, 2, devices=DEVICES)
+    bucket = ("--out", f"file://{two}")
+    said = processes.finish(two, (*arguments, *bucket), 2, devices=DEVICES)
     assert said.count("check reference: ok") == 1, "one of them speaks"
     assert [row["step"] for row in rows(two)] == list(range(8))
     assert worst(rows(one)[:8], rows(two)) < 1e-9
@@ -164,10 +168,10 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_with_its_run(model: Pat
     assert described["identity"] == json.loads((one / "config.json").read_text())["identity"]
     # From two processes on one, with another mesh; and from there on two again.
     longer[steps], longer[mesh] = "12", "data=1,fsdp=4"
-    said = processes.finish(two, longer, 1, devices=DEVICES)
+    said = processes.finish(two, (*longer, *bucket), 1, devices=DEVICES)
     assert "resumed after 8 updates" in said and "warning: mesh.data was 2 and is now 1" in said
     longer[steps], longer[mesh] = "16", "data=2,fsdp=2"
-    processes.finish(two, longer, 2, devices=DEVICES)
+    processes.finish(two, (*longer, *bucket), 2, devices=DEVICES)
     assert worst(rows(one), rows(two)) < 1e-9 and len(rows(two)) == 16
     assert [row["num_tokens"] for row in rows(one)] == [row["num_tokens"] for row in rows(two)]
     weights = [load_file(out / "model" / "model.safetensors") for out in (one, two)]
@@ -209,8 +213,8 @@ def test_two_processes_train_what_one_does(model: Path, tmp_path: Path, family: 
     one, two = tmp_path / "one", tmp_path / "two"
     for out, number in ((one, 1), (two, 2)):
         processes.finish(out, (*FAMILIES[family], "--model", str(model)), number, devices=DEVICES)
-    assert len(rows(two)) == 3 and worst(rows(one), rows(two)) < 1e-9
-    assert abs(rows(two)[0]["grad_norm"]) > 0
+    assert len(rows(two)) == 2 and worst(rows(one), rows(two)) < 1e-9
+    assert min(row["grad_norm"] for row in rows(two)) > 1e-3
     first, second = (load_file(out / "model" / "model.safetensors") for out in (one, two))
     begun = load_file(model / "model.safetensors")
     assert set(first) == set(second) >= set(begun)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tpu import kill
+from tests.tpu import kill, processes
 from tests.tpu.test_loop import FILES, Killed, contents, run
 from tpu import loop, remote, run_folder
 from tpu.arguments import Failed, UsageError
@@ -166,7 +170,8 @@ def test_files_and_models_are_read_from_there(tmp_path: Path, scratch: Path) -> 
     assert remote.local(f"file://{data}") == there and remote.local(str(data)) == str(data)
     with pytest.raises(FileNotFoundError):
         remote.local(f"file://{tmp_path}/nothing")
-    remote.local.cache_clear()
+    for kept in (remote.local, remote._kept):
+        kept.cache_clear()
     config, params, _ = load_model(f"file://{model}")
     plain, same, _ = load_model(str(model))
     assert config == plain
@@ -207,3 +212,47 @@ def test_a_killed_run_in_a_bucket_ends_at_the_same_bytes(tmp_path: Path, monkeyp
                                      "--max-new-tokens", "2"]) == 0  # fmt: skip
     assert main([*base, "--overwrite", "--steps", "1", "--eval-every", "0", "--keep-best", "loss"]) == 0
     assert kill.rows(out) == 1 and not (out / "eval.jsonl").exists()
+
+
+@pytest.mark.long
+def test_the_same_in_an_emulated_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gs:// itself, where gcsfs and gcp-storage-emulator are installed, which nothing else here needs."""
+    pytest.importorskip("gcsfs")
+    pytest.importorskip("gcp_storage_emulator")
+    port = str(processes.free_port())
+    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks Google what kind of bucket it is
+    start = [sys.executable, "-m", "gcp_storage_emulator", "start", "--port", port, "--in-memory"]
+    emulator = subprocess.Popen([*start, "--host", "127.0.0.1", "--default-bucket", "runs"], stderr=subprocess.DEVNULL)
+
+    def newest() -> int:
+        """The last checkpoint that is whole."""
+        with contextlib.suppress(OSError):
+            said = urllib.request.urlopen(f"http://127.0.0.1:{port}/storage/v1/b/runs/o?prefix=dpo/checkpoints/")
+            names = [item["name"].split("/") for item in json.load(said).get("items", ())]
+            return max((int(name[2]) for name in names if name[3:] == ["commit_success.txt"]), default=0)
+        return -1
+
+    try:
+        while newest() < 0:
+            time.sleep(0.1)
+        arguments = (*kill.DPO, "--lr", "0.001", "--model", str(kill.small_model(tmp_path / "model")))
+        kill.finish(tmp_path / "whole", arguments)
+        rng, bucket = random.Random(4), (*arguments, "--out", "gs://runs/dpo")
+        for _ in range(3):
+            process, began = kill.start(tmp_path, bucket), newest()
+            while process.poll() is None and newest() <= began:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.0, 0.5))
+            kill.kill(process)
+        kill.finish(tmp_path, bucket)
+        there = remote.fetch(remote.place("gs://runs/dpo"), tmp_path / "fetched")
+        assert kill.differing(tmp_path / "whole", there) == []
+        assert main(["train", *bucket]) == 2  # it holds a run
+        assert main(["eval", "--model", "gs://runs/dpo", "--data", str(kill.PAIRS), "--num-prompts", "1",
+                     "--max-new-tokens", "2"]) == 0  # fmt: skip
+    finally:
+        emulator.terminate()
+        emulator.wait()
