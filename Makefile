@@ -13,7 +13,7 @@ PYTHON_VERSION := $(shell $(PYTHON) $(VERSION_OF) 2>/dev/null)
 # The interpreter's version is part of the stamp's name: another one, another setup.
 STAMP := $(VENV)/.stamp-$(PYTHON_VERSION)
 
-PYTEST := $(PY) -m pytest -n 2 --dist loadfile
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile --durations=20
 FAST := not slow and not long
 SLOW := slow and not long
 

@@ -69,6 +69,7 @@ def test_batches_zero_mass_jit_vmap_and_gradients():
     np.testing.assert_allclose(jacobian, numeric, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10, 300, 1000])
 def test_single_precision(size):
     rng = np.random.default_rng(size)
@@ -204,6 +205,7 @@ def kl(p, q):
     return (p * (jnp.log(p) - jnp.log(q))).sum(-1)
 
 
+@pytest.mark.slow
 @x64
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("anchor", [False, True])

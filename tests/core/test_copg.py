@@ -120,6 +120,7 @@ def test_scales_on_policy(k):
     np.testing.assert_allclose(rloo, -exact, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_a_group_is_the_sum_of_leave_one_out(k):
     # G5: the sum over pairs is (k - 1) times RLOO's sum over responses; the mean over pairs is 2 RLOO's mean.
@@ -207,6 +208,7 @@ def test_a_group_of_one_has_no_pairs():
 # --- DRO --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_dro_with_the_right_and_with_a_wrong_value(seed):
     ref, reward, beta, _, mu, _ = instance(seed)
@@ -239,6 +241,7 @@ def test_dro_with_the_mean_reward_stops_elsewhere():
     assert largest > 0.1
 
 
+@pytest.mark.slow
 def test_a_value_far_above_has_no_closed_form():
     problem = aj.Problem(ref_logp=np.log([0.5, 0.5]), reward=[0.0, 1.0], value=9.0)
     with pytest.raises(aj.NoOptimum, match="so far above beta log Z"):
@@ -263,6 +266,7 @@ def test_the_two_branches_of_omega():
     assert abs(float(constrained.bisect(lambda x: x**2 < 2, jnp.zeros(()), 2 * jnp.ones(()))) - np.sqrt(2)) < 1e-15
 
 
+@pytest.mark.slow
 def test_log_regression_in_single_precision_and_with_dead_responses():
     rng = np.random.default_rng(0)
     target = rng.normal(size=(20, 6)) - rng.uniform(0.8, 3, size=(20, 1))

@@ -153,6 +153,7 @@ def test_who_draws_the_pairs_where_the_problem_does_not_say():
     np.testing.assert_allclose(laws.average_opponent(aj.Problem(**x), logp), mean, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_response_out_of_the_game_stays_out_of_every_minimiser():
     # Oracle: the game without it; h beta > 1, so that a weight is negative and -inf cannot simply be multiplied.
     x = fields()

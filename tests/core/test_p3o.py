@@ -186,6 +186,7 @@ def test_tokens_by_loops():
     np.testing.assert_allclose(aj.methods["p3o_token"](samples, beta=beta), expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_tokens_at_the_old_policy_are_the_sequence():
     logp, ref, _, reward, mask = token_batch()
     build = lambda x: aj.Samples.from_tokens(token_logp=x, ref_token_logp=ref, mask=mask, reward=reward)
@@ -243,6 +244,7 @@ def test_bad_laws_are_named():
         aj.population_grad("p3o", narrow, [0.0, -np.inf, 0.2])
 
 
+@pytest.mark.slow
 def test_far_policies_stay_finite_in_single_precision():
     with jax.enable_x64(False):
         fields = {

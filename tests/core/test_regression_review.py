@@ -28,6 +28,7 @@ def test_a_step_is_held_to_every_temperature_at_its_own_time():
         games.solve(game, "nash_md", num_steps=2, step_size=lambda t: jnp.where(t == 0, 0.9, 0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dpo", "rloo", "nash_ema_pg"])
 def test_float32_problems_stay_float32_under_x64(x64, name):
     narrow = np.asarray(P3, np.float32)
@@ -40,6 +41,7 @@ def test_float32_problems_stay_float32_under_x64(x64, name):
     assert games.solve(game, "nash_md", num_steps=2, step_size="theorem").logp.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", ["forward_kl", "js", "alpha"])
 def test_gradients_of_the_f_regularised_optimum(x64, divergence):
     def mass(reward, beta):

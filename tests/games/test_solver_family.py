@@ -109,6 +109,7 @@ def test_the_layout_of_many_games_changes_nothing(name):
     np.testing.assert_allclose(shaped.reshape(40, A), one, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_zero_mass_stays_zero_in_both_layouts():
     preference, _, _ = instance(2, 40)
     ref = np.log([0.7, 0.3, 1.0])

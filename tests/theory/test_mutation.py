@@ -129,6 +129,7 @@ def test_an_equivalent_mutant_has_a_witness_and_another_one_has_none() -> None:
     assert (found.status, found.by) == ("equivalent", "witness: 1,000 instances")
 
 
+@pytest.mark.slow
 def test_a_mutant_that_raises_is_killed() -> None:
     (mutant,) = of("equations.residual", lambda m: m.operator == "factor 2")
     broken = Mutant(**{**vars(mutant), "text": mutant.text.replace("score + value", "score.nothing + value")})
