@@ -30,8 +30,11 @@ def load_model(spec: str, *, seed: int = 0, dtype: str | None = None) -> tuple[A
     Raises: UsageError, ValueError or OSError that says what is wrong with the folder; UnknownName.
     """
     if remote.is_url(spec):
-        with tempfile.TemporaryDirectory(prefix="alignjax-") as here:
-            return load_model(str(_fetched(spec, Path(here) / "model")), dtype=dtype)
+        copy = _fetched(spec)
+        found = load_model(str(copy), dtype=dtype)
+        for file in copy.glob("*.safetensors"):  # the tokenizer's are needed when the model is saved
+            file.unlink()
+        return found
     folder = Path(spec)
     if spec in lm.PRESETS or not folder.is_dir():
         if "/" in spec or folder.exists():
@@ -52,7 +55,7 @@ def load_model(spec: str, *, seed: int = 0, dtype: str | None = None) -> tuple[A
     return config, params, tokenizer
 
 
-def _fetched(spec: str, to: Path) -> Path:
+def _fetched(spec: str) -> Path:
     """A folder of weights in a bucket, or what a run there has exported, copied."""
     there = remote.place(spec)
     with remote.reached(there):
@@ -60,7 +63,7 @@ def _fetched(spec: str, to: Path) -> Path:
             there = there / "model"
             if not (there / "trained.json").exists():
                 raise UsageError(f"--model {spec}: the run has no model yet; to take a checkpoint copy its folder here")
-    return remote.fetch(there, to)
+    return remote.fetch(there, Path(tempfile.mkdtemp(dir=remote.kept())))
 
 
 def is_run(folder: Any) -> bool:

@@ -115,7 +115,8 @@ def fetch(source: Any, to: Path) -> Path:
 
 
 @functools.cache
-def _kept() -> Path:
+def kept() -> Path:
+    """A temporary folder of this process."""
     folder = tempfile.TemporaryDirectory(prefix="alignjax-")
     atexit.register(folder.cleanup)
     return Path(folder.name)
@@ -130,7 +131,7 @@ def local(path: str) -> str:
     if not is_url(path):
         return path
     source = place(path)
-    return str(fetch(source, _kept() / path.partition("://")[2].lstrip("/")))
+    return str(fetch(source, kept() / path.partition("://")[2].lstrip("/")))
 
 
 class SmallFiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -29,9 +30,11 @@ from tpu.models import load_model
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders are made: that of one machine, of which nothing outlives a run."""
+    """Where temporary folders are made."""
     folder = tmp_path / "scratch"
     folder.mkdir()
+    for cached in (remote.local, remote.kept):
+        monkeypatch.setattr(remote, cached.__name__, functools.cache(cached.__wrapped__))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
@@ -170,9 +173,10 @@ def test_files_and_models_are_read_from_there(tmp_path: Path, scratch: Path) -> 
     assert remote.local(f"file://{data}") == there and remote.local(str(data)) == str(data)
     with pytest.raises(FileNotFoundError):
         remote.local(f"file://{tmp_path}/nothing")
-    for kept in (remote.local, remote._kept):
-        kept.cache_clear()
-    config, params, _ = load_model(f"file://{model}")
+    config, params, tokenizer = load_model(f"file://{model}")
+    tokenizer.save(tmp_path / "again")
+    assert (tmp_path / "again" / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+    assert not list(scratch.rglob("*.safetensors"))
     plain, same, _ = load_model(str(model))
     assert config == plain
     jax.tree.map(np.testing.assert_array_equal, params, same)
@@ -214,6 +218,24 @@ def test_a_killed_run_in_a_bucket_ends_at_the_same_bytes(tmp_path: Path, monkeyp
     assert kill.rows(out) == 1 and not (out / "eval.jsonl").exists()
 
 
+EMULATOR = """
+import sys
+from gcp_storage_emulator.handlers import objects
+
+plain = objects.download
+
+def download(request, response, storage, *more, **named):  # a header that it leaves out, and TensorStore needs
+    found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+    response["X-Goog-Generation"] = found["generation"]
+    return plain(request, response, storage, *more, **named)
+
+objects.download = download
+from gcp_storage_emulator.server import create_server
+
+create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="runs").run()
+"""
+
+
 @pytest.mark.long
 def test_the_same_in_an_emulated_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """gs:// itself, where gcsfs and gcp-storage-emulator are installed, which nothing else here needs."""
@@ -224,8 +246,7 @@ def test_the_same_in_an_emulated_bucket(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks Google what kind of bucket it is
-    start = [sys.executable, "-m", "gcp_storage_emulator", "start", "--port", port, "--in-memory"]
-    emulator = subprocess.Popen([*start, "--host", "127.0.0.1", "--default-bucket", "runs"], stderr=subprocess.DEVNULL)
+    emulator = subprocess.Popen([sys.executable, "-c", EMULATOR, port], stderr=subprocess.DEVNULL)
 
     def newest() -> int:
         """The last checkpoint that is whole."""
