@@ -46,8 +46,8 @@ class Generation:
     dtype: Any
     """Of the computation."""
     moved: Moved = dataclasses.field(default_factory=Moved)
-    _held: dict[int, tuple[Any, Params]] = dataclasses.field(default_factory=dict)
-    """Copies, by one array of what they were made from (which is held as well: its id is nobody else's meanwhile)."""
+    _held: dict[int, tuple[jax.Array, jax.Array]] = dataclasses.field(default_factory=dict)
+    """Arrays and their copies, by the id of the first (which is nobody else's while it is held)."""
 
     def __enter__(self) -> "Generation":
         return self
@@ -56,24 +56,25 @@ class Generation:
         self._held.clear()
 
     def params(self, params: Params) -> Params:
-        """The model for generation: a copy that is kept until the end of the `with` that it is made in."""
-        first = jax.tree.leaves(params)[0]
-        if id(first) not in self._held:
-            self._held[id(first)] = first, self.copied(params)
-        return self._held[id(first)][1]
-
-    def copied(self, params: Params) -> Params:
-        """A copy; its cost is added to `moved` (the first one's with the time to compile). It waits for the copy."""
-        where = self._where(params)
-        arriving = sum(
-            _arriving(x, new, _narrow(x, self.dtype))
-            for x, new in zip(*map(jax.tree.leaves, (params, where)), strict=True)
-        )
-        jax.block_until_ready(params)
-        started = time.perf_counter()
+        """The model for generation: copies that are kept until the end of the `with` that they are made in. What two
+        models share (what adapters sit on) is copied once.
+        """
         leaves, form = jax.tree.flatten(params)
-        there, new = tuple(x.sharding for x in leaves), tuple(jax.tree.leaves(where))
-        made: Params = jax.tree.unflatten(form, jax.block_until_ready(_copied(leaves, there, new, self.dtype)))
+        where = jax.tree.leaves(self._where(params))
+        new = {id(x): (x, to) for x, to in zip(leaves, where, strict=True) if id(x) not in self._held}
+        if new:
+            arrays, places = zip(*new.values(), strict=True)
+            self._held.update(zip(new, zip(arrays, self._copies(arrays, places), strict=True), strict=True))
+        made: Params = jax.tree.unflatten(form, [self._held[id(x)][1] for x in leaves])
+        return made
+
+    def _copies(self, arrays: tuple[jax.Array, ...], where: tuple[NamedSharding, ...]) -> list[jax.Array]:
+        """Their cost is added to `moved` (the first ones' with the time to compile). It waits for them."""
+        arriving = sum(_arriving(x, new, _narrow(x, self.dtype)) for x, new in zip(arrays, where, strict=True))
+        jax.block_until_ready(arrays)
+        started = time.perf_counter()
+        there = tuple(x.sharding for x in arrays)
+        made: list[jax.Array] = jax.block_until_ready(_copied(list(arrays), there, where, self.dtype))
         self.moved.seconds += time.perf_counter() - started
         self.moved.bytes += arriving
         return made

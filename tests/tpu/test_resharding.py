@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from alignjax import lm
 from tests.tpu.test_rollout import CONFIG, OTHERS, POLICY, prompts, rollout
@@ -67,7 +69,7 @@ def test_where_a_copy_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     there = Generation(AXES, mesh, np.dtype("bfloat16"))
     with there:
         copy = there.params(policy)
-        assert there.params(policy) is copy
+        assert all(map(operator.is_, jax.tree.leaves(there.params(policy)), jax.tree.leaves(copy)))
         kernel = copy["layers"]["mlp"]["up"]
         assert kernel.dtype == "bfloat16" and kernel.sharding.spec == jax.P(None, None, ("tensor",))
         assert policy["layers"]["mlp"]["up"].sharding.spec == jax.P(None, ("fsdp",), ("tensor",))
@@ -79,4 +81,22 @@ def test_where_a_copy_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         type(mesh.local_mesh.devices.flat[0]), "memory_stats", lambda self: {"bytes_limit": 1}, raising=False
     )
-    assert there.copied(policy)["layers"]["mlp"]["up"].sharding.spec == jax.P(None, ("fsdp",), ("tensor",))
+    with there:
+        assert there.params(policy)["layers"]["mlp"]["up"].sharding.spec == jax.P(None, ("fsdp",), ("tensor",))
+
+
+def test_models_of_adapters_share_their_base_and_nothing_else() -> None:
+    """Policy, reference (adapters off) and anchor (others) are three models, and what they sit on is copied once."""
+    mesh = make_mesh("fsdp=8")
+    model = lm.LoRA(base=CONFIG, rank=2)
+    began = lm.lora.init(model, POLICY, jax.random.key(0))
+    base, zero = placed(began["base"], mesh), jax.device_put(began["lora"], NamedSharding(mesh, jax.P()))
+    policy = {"base": base, "lora": jax.tree.map(lambda x: x + 1.0, zero)}
+    reference, anchor = {"base": base, "lora": {}}, {"base": base, "lora": zero}
+    there = Generation(lm.logical_axes(model), mesh, np.dtype("float32"))
+    with there:
+        copies = [there.params(one) for one in (policy, reference, anchor)]
+        for copy, one in zip(copies, (policy, reference, anchor), strict=True):
+            assert jax.tree.structure(copy) == jax.tree.structure(one)
+            jax.tree.map(np.testing.assert_array_equal, copy, one)
+            assert all(map(operator.is_, jax.tree.leaves(copy["base"]), jax.tree.leaves(copies[0]["base"])))
