@@ -353,15 +353,31 @@ def _drawn(key: Array, law: Float[Array, "V"]) -> Int[Array, ""]:
     """A token of the law by its cumulative masses and ONE uniform number: one for every entry of the vocabulary, as
     `jax.random.categorical` draws them, would cost as much as the unembedding. Tokens without mass are never drawn.
     """
+    return _token_at(law, jax.random.uniform(key, (), law.dtype))
+
+
+def _token_at(law: Float[Array, "V"], share: Float[Array, ""]) -> Int[Array, ""]:
+    """The token up to which the law has more than `share` of its mass: block by block, then within the block."""
     mass = jnp.exp(law)
     blocks = jnp.pad(mass, (0, -len(mass) % BLOCK)).reshape(-1, BLOCK)
-    upto = jnp.cumsum(blocks.sum(-1))
-    target = jax.random.uniform(key, (), mass.dtype) * upto[-1]
-    block = jnp.minimum((upto <= target).sum(), len(blocks) - 1)
+    sums = blocks.sum(-1)
+    upto = jnp.cumsum(sums)
+    target = share * upto[-1]
+    block = _with_mass(sums, (upto <= target).sum())
     inside = blocks[block]
     rest = target - jnp.where(block > 0, upto[block - 1], 0.0)
-    last = BLOCK - 1 - jnp.argmax(inside[::-1] > 0)  # rounding may leave a rest as large as the block
-    return block * BLOCK + jnp.minimum((jnp.cumsum(inside) <= rest).sum(), last)
+    return block * BLOCK + _with_mass(inside, (jnp.cumsum(inside) <= rest).sum())
+
+
+def _with_mass(masses: Float[Array, "N"], found: Int[Array, ""]) -> Int[Array, ""]:
+    """`found`, or the next entry that has mass, or the last one.
+
+    XLA adds up a cumulative sum in parts, and rounds differently in each: it may step where there is no mass, and end
+    below what is looked for.
+    """
+    index = jnp.arange(len(masses))
+    last = jnp.where(masses > 0, index, 0).max()
+    return jnp.where((masses > 0) & (index >= found), index, last).min()
 
 
 def _picked(logp: Float[Array, "R V"], token: Int[Array, "R"]) -> Float[Array, "R"]:

@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from alignjax import lm
-from alignjax.lm.generation import Generated, _generate, best_of_n, generate
+from alignjax.lm.generation import Generated, _generate, _token_at, best_of_n, generate
 from tests.lm.recurrent import STOP, Recurrent, V, next_law, parameters
 
 N = 3
@@ -136,6 +136,26 @@ def test_an_importance_ratio_of_a_truncated_law_has_the_kept_mass_for_its_mean()
     kept = sum(token_probabilities(LAWS["policy"][1], r).prod() for r in possible)
     assert kept < 0.8
     assert abs(ratio.mean() - kept) < 4 * ratio.std() / DRAWS**0.5
+
+
+def test_a_token_without_mass_is_never_drawn() -> None:
+    """50 tokens of 151,936: at every number `jax.random.uniform` can give near the edges of the law, and at others.
+
+    XLA's cumulative sums step where nothing is added; what is drawn is what sums in float64 say, up to rounding.
+    """
+    rng = np.random.default_rng(0)
+    kept = np.sort(rng.choice(151_936, 50, replace=False))
+    mass = np.exp(2 * rng.normal(size=50))
+    law = np.full(151_936, -np.inf, np.float32)
+    law[kept] = np.log(mass / mass.sum())
+    upto = np.cumsum(np.exp(law[kept].astype(np.float64)))
+    steps = np.round(upto[:, None] * 2**23) + np.arange(-16, 17)
+    share = np.append(steps, np.arange(0, 2**23, 2**13))
+    share = share[share < 2**23] / 2**23
+    found = np.asarray(jax.jit(jax.vmap(_token_at, (None, 0)))(jnp.asarray(law), jnp.asarray(share, jnp.float32)))
+    assert np.isin(found, kept).all()
+    place = np.searchsorted(kept, found)
+    assert ((share < upto[place] + 5e-7) & (share > np.append(0, upto)[place] - 5e-7)).all()
 
 
 @pytest.mark.slow
