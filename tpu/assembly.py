@@ -109,8 +109,12 @@ def _parts(settings: Settings) -> Parts:
     rollout = None if method is None or not settings.online else _rollout(settings, model, method, hyper, tokenizer)
     data = _data(settings, settings.data, config, tokenizer, rollout)
     if settings.ref_logps:
+        if rollout is not None:
+            raise UsageError(
+                "--ref-logps are of responses in a file; online they are drawn, and it would have no effect"
+            )
         try:
-            data = _with_logps(params, data, settings)
+            data = _with_logps(params, data, settings, config)
         except OSError as error:
             raise UsageError(f"--ref-logps {error.filename}: {error.strerror or error}") from None
         except ValueError as error:
@@ -234,15 +238,26 @@ def _data(settings: Settings, paths: tuple[str, ...], config: Any, tokenizer: An
     return data
 
 
-def _with_logps(params: Any, data: Any, settings: Settings) -> Any:
-    """The data with the log-probs of `--ref-logps`, by what each file says it is; the reference's must be the policy's
-    own at the start, unless another one is named.
+def _named_reference(settings: Settings, config: Any) -> Any:
+    """The parameters of `--reference`, in the memory of the host. `config`: of the decoder that is trained."""
+    with global_arrays.on_host():
+        there, params, _ = load_model(str(settings.reference), seed=settings.seed, dtype=settings.param_dtype)
+    if dataclasses.replace(there, dtype=config.dtype, remat=config.remat) != config:
+        raise UsageError(f"--reference {settings.reference} is a model of another shape than {settings.model}")
+    return params
+
+
+def _with_logps(params: Any, data: Any, settings: Settings, config: Any) -> Any:
+    """The data with the log-probs of `--ref-logps`, by what each file says it is; the reference's must be those of
+    `--reference`, or without one the policy's own at the start.
     """
     roles: dict[str, list[str]] = {}
     for path in settings.ref_logps:
         roles.setdefault(precompute.read(path)[1].get("role", "ref"), []).append(path)
     for role, paths in roles.items():
-        own = fingerprint(params) if role == "ref" and settings.reference is None else None
+        own = None
+        if role == "ref":
+            own = fingerprint(params if settings.reference is None else _named_reference(settings, config))
         data = precompute.attach(data, paths, model=own, role=role)
     return data
 
@@ -350,11 +365,7 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
     where = state_shardings(parts.config, parts.optimiser, mesh, parts.carried)
     other = None
     if settings.reference is not None:
-        with global_arrays.on_host():
-            config, other, _ = load_model(settings.reference, seed=settings.seed, dtype=settings.param_dtype)
-        if dataclasses.replace(config, dtype=parts.decoder.dtype, remat=parts.decoder.remat) != parts.decoder:
-            raise UsageError(f"--reference {settings.reference} is a model of another shape than {settings.model}")
-        other = spread(other)
+        other = spread(_named_reference(settings, parts.decoder))
     state, reference = init_state(
         parts.config, parts.optimiser, key, mesh, carried=parts.carried, params=parts.params, reference=other
     )

@@ -13,9 +13,11 @@ import pytest
 
 import alignjax
 from alignjax import lm
+from tpu import precompute
 from tpu.assembly import assemble
 from tpu.cli import main
 from tpu.examples.generate import contents
+from tpu.fingerprint import fingerprint
 from tpu.run_config import Settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "tpu" / "examples"
@@ -235,6 +237,20 @@ def test_the_example_files_are_what_their_generator_writes() -> None:
         assert (EXAMPLES / name).read_text(encoding="utf-8") == text
 
 
+def test_stored_log_probs_must_be_those_of_the_reference(capsys: Any) -> None:
+    """Of the named one as well as of the policy; online nothing of them would be read."""
+    other = fingerprint(lm.init(lm.preset("tiny"), jax.random.key(7)))
+    zeros = lambda batch: np.zeros(batch["tokens"].shape)
+    about = {"model": other, "role": "ref", "name": "tiny"}
+    precompute.make("other.safetensors", lm.read_preferences(PAIRS, max_length=64), zeros, about, batch_size=16)
+    for more in ([], ["--reference", "tiny"]):
+        assert main([*DPO, *more, "--ref-logps", "other.safetensors"]) == 2
+        assert "--ref-logps: other.safetensors holds log-probs of another model" in capsys.readouterr().err
+    online = ["--reward", "length", "--max-new-tokens", "4", "--ref-logps", "other.safetensors"]
+    assert main([*DPO, *online]) == 2
+    assert "--ref-logps are of responses in a file; online they are drawn" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_stored_log_probs_take_the_place_of_the_reference(capsys: Any) -> None:
     """The same run, to rounding, and the check of the start on what is stored."""
@@ -256,7 +272,9 @@ def test_stored_log_probs_take_the_place_of_the_reference(capsys: Any) -> None:
     assert read("stored")[1]["loss"] != pytest.approx(np.log(2), rel=1e-5)
     assert main([*train, "--out", "wrong", "--ref-logps", "other.safetensors"]) == 2
     assert "holds log-probs of another model" in capsys.readouterr().err
-    # Of a model that is said to be another one there is nothing to agree with; what is stored is not resumed without.
+    assert main([*train, "--out", "named", "--reference", "tiny", "--ref-logps", "ref.safetensors"]) == 0
+    assert read("named") == read("stored")
+    # What is stored is not resumed without.
     assert main([*train, "--out", "stored", "--resume", "--ref-logps", "other.safetensors"]) == 2
 
 
