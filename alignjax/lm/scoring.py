@@ -88,8 +88,8 @@ def _scored(
     pack = lambda x: jnp.take_along_axis(x, order if x.ndim == 2 else order[..., None], 1)
     place = jnp.argsort(order, axis=-1)
     ahead = lambda x: jnp.roll(x, -1, 1)  # what is predicted from a state; from the last one nothing that counts
-    follows = jnp.pad(keep[:, :-1], ((0, 0), (1, 0)))
-    packed, kept, counts = pack(tokens), pack(keep), ahead(pack(trained & keep & follows))
+    first = jnp.arange(tokens.shape[1]) == 0
+    packed, kept, counts = pack(tokens), pack(keep), ahead(pack(trained & keep) & ~first)
     targets = ahead(packed)[..., None]
     if others is not None:
         targets = jnp.concatenate([targets, ahead(pack(others)).astype(targets.dtype)], -1)

@@ -113,6 +113,19 @@ def test_padding_is_inert(params: Any, tokens: Any, side: str) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients[0]))
 
 
+def test_a_token_after_a_gap_is_scored_by_the_tokens_before_the_gap(tokens: Any) -> None:
+    """Padding between prompt and response, and before both: every token but the first kept one has a log-prob."""
+    config, params = Bigrams(), bigrams(0)
+    attention = np.ones((B, T), int)
+    attention[0, 3:6] = attention[1, :2] = attention[1, 7] = 0
+    found = lm.token_statistics(config, params, tokens, np.ones_like(tokens), attention)
+    wanted = np.zeros((B, T))
+    for row, keep, out in zip(tokens, attention == 1, wanted, strict=True):
+        out[np.flatnonzero(keep)[1:]] = law(params, 1.5)[row[keep][:-1], row[keep][1:]]
+    np.testing.assert_allclose(found.logp, wanted, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(np.asarray(found.entropy) > 0, wanted < 0)
+
+
 @pytest.mark.slow
 def test_masked_tokens_have_no_gradient(params: Any, tokens: Any) -> None:
     """Tokens after the last trained one may be anything: neither the value nor the gradient moves."""
