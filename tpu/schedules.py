@@ -68,6 +68,9 @@ def make_optimiser(
 ) -> optax.GradientTransformation:
     """The optimiser of that name; gradients are first scaled down to the global norm `clip`, None for no such limit.
 
+    An update takes learning rate x `weight_decay` of a weight away. Adafactor's learning rate is that of Adam, absolute:
+    not relative to the size of each parameter.
+
     Raises: UnknownName; ValueError for a weight decay with an optimiser that has none.
     """
     name = checks.member("optimiser", name, OPTIMISERS)
@@ -78,8 +81,11 @@ def make_optimiser(
     elif name == "adam":
         made = optax.adam(schedule)
     elif name == "adafactor":
-        rate = weight_decay or None
-        made = optax.adafactor(schedule, weight_decay_rate=rate, weight_decay_mask=_decayed if rate else None)
+        rate = weight_decay or None  # optax decays after the learning rate, which would then not scale it
+        direction = optax.adafactor(
+            multiply_by_parameter_scale=False, weight_decay_rate=rate, weight_decay_mask=_decayed if rate else None
+        )
+        made = optax.chain(direction, optax.scale_by_learning_rate(schedule, flip_sign=False))
     elif name == "sgd":
         made = optax.sgd(schedule)
     else:
