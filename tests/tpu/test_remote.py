@@ -198,7 +198,7 @@ def test_a_killed_run_in_a_bucket_ends_at_the_same_bytes(tmp_path: Path, monkeyp
     arguments = [word if word != str(kill.PAIRS) else f"file://{data}" for word in plain]
     arguments += ["--model", f"file://{model}"]
     out, rng = tmp_path / "bucket", random.Random(3)
-    for machine in range(4):
+    for machine in range(3):
         scratch = tmp_path / f"machine-{machine}"
         scratch.mkdir()
         monkeypatch.setenv("TMPDIR", str(scratch))
@@ -219,14 +219,18 @@ def test_a_killed_run_in_a_bucket_ends_at_the_same_bytes(tmp_path: Path, monkeyp
 
 
 EMULATOR = """
-import sys
+import http.server, sys
 from gcp_storage_emulator.handlers import objects
 
+http.server.HTTPServer.request_queue_size = 128  # TensorStore connects many times at once
 plain = objects.download
 
 def download(request, response, storage, *more, **named):  # a header that it leaves out, and TensorStore needs
-    found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
-    response["X-Goog-Generation"] = found["generation"]
+    try:
+        found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+        response["X-Goog-Generation"] = found["generation"]
+    except Exception:  # there is none, as the answer will say
+        pass
     return plain(request, response, storage, *more, **named)
 
 objects.download = download
