@@ -5,6 +5,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import alignjax
@@ -57,6 +58,20 @@ def test_a_token_of_dpo_costs_8_n_and_attention():
     alone = dataclasses.replace(job, request=dataclasses.replace(job.request, precomputed="reference"))
     assert work.model_flops(alone) == pytest.approx(work.model_flops(job) * 3 / 4)
     assert "ref_token_logp" in alone.batch() and "ref_token_logp" not in job.batch()
+
+
+@pytest.mark.parametrize(
+    ("name", "seq", "local", "layers"), [("gemma3-1b", 8192, 22, 26), ("mistral-7b", 16384, 32, 32)]
+)
+def test_a_local_layer_needs_what_its_window_sees(name, seq, local, layers):
+    """Pairs of a token and one that it sees, one by one; five of six layers of Gemma 3 are local, of Mistral all."""
+    job = program.read_request(_request(name, batch=1, seq=seq))
+    c, before = job.config, np.arange(seq) + 1
+    pairs = local * np.minimum(before, c.window).sum() + (layers - local) * before.sum()
+    parameters = 8 * program.parameters(job.shapes()) * 2 * seq
+    attention = 4 * 4 * c.num_heads * c.head_size * pairs * 2  # 4 passes, 4 H a head and pair, two responses
+    assert work.model_flops(job) - parameters == pytest.approx(attention, rel=1e-3)
+    assert work.attention_flops(job, 4) == pytest.approx(4 * 4 * c.num_heads * c.head_size * seq**2 * layers, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -196,8 +196,8 @@ def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> 
             if r.slices > 1
             else ""
         ),
-        "model_flops: 6 N a token of the policy and 2 N of every other model, and causal attention; N = all parameters"
-        + (f", of which {looked_up:.0%} are a table that is only looked up" if looked_up else ""),
+        "model_flops: 6 N a token of the policy and 2 N of every other model, and causal attention within windows; "
+        "N = all parameters" + (f", of which {looked_up:.0%} are a table that is only looked up" if looked_up else ""),
         "flops: matrix products and attention kernels of the compiled program, loops as often as they run",
     ]
 

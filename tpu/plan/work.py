@@ -21,10 +21,16 @@ TRAFFIC = 45
 about what compiled steps of 8B and 70B have."""
 
 
-def attention_flops(job: Job, passes: float) -> float:
-    """Of all layers and the global batch; `passes`: a forward pass is 1, a backward pass 2."""
-    c, r = job.config, job.request
-    return passes * 4 * c.num_heads * c.head_size * c.num_layers * job.tokens * r.seq / 2
+def attention_flops(job: Job, passes: float, *, windows: bool = False) -> float:
+    """Of all layers and the global batch; `passes`: a forward pass is 1, a backward pass 2.
+
+    `windows`: what the mathematics needs, in a local layer the tokens of its window; a program for TPU hides the others
+    only after it has made their scores.
+    """
+    c, seq = job.config, job.request.seq
+    spans = [min(c.window or seq, seq) if windows and local else seq for local in c.local]
+    seen = sum(span * (1 - span / (2 * seq)) for span in spans)  # by a token, on average: fewer at the beginning
+    return passes * 4 * c.num_heads * c.head_size * job.tokens * seen
 
 
 def model_flops(job: Job) -> float:
@@ -33,7 +39,7 @@ def model_flops(job: Job) -> float:
     N are all parameters, as is the custom; a table that is only looked up is among them.
     """
     passes = FORWARD + BACKWARD + FORWARD * sum(job.models.values())
-    return 2 * passes * parameters(job.shapes()) * job.tokens + attention_flops(job, passes)
+    return 2 * passes * parameters(job.shapes()) * job.tokens + attention_flops(job, passes, windows=True)
 
 
 def executed_flops(job: Job) -> float:
