@@ -272,7 +272,8 @@ BAD: list[tuple[Callable[[Path], Any], str]] = [
     (lambda f: shard(f, lambda b: b[:-10]), r"model-00002-of-00003.safetensors is truncated: it has \d+ bytes of \d+"),
     (lambda f: shard(f, lambda b: b + b"123"), "is longer than its header says"),
     (lambda f: (f / "model-00001-of-00003.safetensors").write_bytes(b"abc"), "is truncated or no safetensors file"),
-    (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "is no index of shards: KeyError"),
+    *((lambda f, text=text: (f / "model.safetensors.index.json").write_text(text), "is no index of shards: it ")
+      for text in ("{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}')),
     (weights(lambda a: {k: v for k, v in a.items() if k != Q}), rf"lacks the tensors {Q}, going by its config.json"),
     (weights(lambda a: a | {"model.layers.2.x": a[Q]}), "has unexpected tensors model.layers.2.x"),
     (weights(lambda a: a | {Q: a[Q][:8]}), rf"{Q} has shape \(8, 16\); config.json makes it \(16, 16\)"),
@@ -299,6 +300,32 @@ def test_a_bad_folder_is_told(spoil: Callable[[Path], Any], message: str, tmp_pa
     spoil(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         lm.load(folder)
+
+
+ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ([], "its header is no object, but a list"),
+        ("x", "its header is no object, but a str"),
+        ({"a": 3}, "a has 3"),
+        *(({"a": {key: value for key, value in ONE.items() if key != lost}}, "a has {") for lost in ONE),
+        *(({"a": ONE | {"data_offsets": odd}}, "a has {") for odd in (["0", "4"], [4], [0.0, 4.0], [-4, 0], [0, True])),
+        ({"a": ONE | {"shape": "1"}}, "a has {"),
+        ({"a": ONE | {"shape": [-1]}}, "a has {"),
+        ({"a": ONE | {"dtype": ["F32"]}}, "a has {"),
+        ({"a": ONE, "b": ONE}, r"b has data_offsets \[0, 4\], but the one before it ends at 4"),
+        ({"a": ONE | {"data_offsets": [4, 8]}}, r"a has data_offsets \[4, 8\], but the one before it ends at 0"),
+        ({"b": ONE, "c": ONE | {"data_offsets": [4, 0]}}, r"c has data_offsets \[4, 0\]"),
+    ],
+)
+def test_a_file_of_an_odd_header_is_told(header: Any, message: str, tmp_path: Path) -> None:
+    text = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(tensor_files.BadWeights, match=rf"x.safetensors.*{message}"):
+        tensor_files.read(tmp_path / "x.safetensors")
 
 
 def test_params_of_another_config_are_refused(tmp_path: Path) -> None:

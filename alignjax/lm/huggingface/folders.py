@@ -36,10 +36,7 @@ def _entries(folder: Path) -> dict[str, Entry]:
         files = [WEIGHTS]
         listed: Mapping[str, str] = {}
     elif (folder / INDEX).exists():
-        try:
-            listed = json.loads((folder / INDEX).read_text())["weight_map"]
-        except (ValueError, KeyError) as error:
-            raise BadWeights(f"{folder / INDEX} is no index of shards: {error!r}") from None
+        listed = _weight_map(folder / INDEX)
         files = sorted(set(listed.values()))
     else:
         there = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file())) or "nothing"
@@ -54,6 +51,18 @@ def _entries(folder: Path) -> dict[str, Entry]:
     if lost:
         raise BadWeights(f"{folder}: {INDEX} lists {lost[0]} in {listed[lost[0]]}, which does not have it")
     return {_plain_name(name): entry for name, entry in found.items() if not _OTHERS.search(name)}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file, by an index of shards."""
+    try:
+        found = json.loads(index.read_text())
+    except ValueError as error:
+        raise BadWeights(f"{index} is no index of shards: it is no JSON ({error})") from None
+    listed = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise BadWeights(f"{index} is no index of shards: it has no object weight_map of tensors and their files")
+    return listed
 
 
 def _plain_name(name: str) -> str:

@@ -61,8 +61,10 @@ def read(file: Path) -> dict[str, Entry]:
             header = json.loads(stream.read(length))
         except ValueError as error:
             raise BadWeights(f"{file} is no safetensors file: its header is no JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise BadWeights(f"{file} is no safetensors file: its header is no object, but a {type(header).__name__}")
     header.pop("__metadata__", None)
-    end = 8 + length + max((about["data_offsets"][1] for about in header.values()), default=0)
+    end = 8 + length + _data_bytes(file, header)
     if end != size:
         what = "truncated" if size < end else "longer than its header says"
         raise BadWeights(f"{file} is {what}: it has {size} bytes of {end}")
@@ -75,6 +77,30 @@ def read(file: Path) -> dict[str, Entry]:
             raise BadWeights(f"{file}: {name} of shape {shape} and dtype {code} cannot have {last - first} bytes")
         entries[name] = Entry(file, code, shape, mapped[first:last])
     return entries
+
+
+def _is_tensor(about: Any) -> bool:
+    match about:
+        case {"dtype": str(), "shape": [*shape], "data_offsets": [first, last]}:
+            return all(type(n) is int and n >= 0 for n in (*shape, first, last))
+    return False
+
+
+def _data_bytes(file: Path, header: Mapping[str, Any]) -> int:
+    """How many bytes the tensors have together. Raises: BadWeights unless they lie one after the other."""
+    for name, about in header.items():
+        if not _is_tensor(about):
+            raise BadWeights(
+                f"{file} is no safetensors file: a tensor has dtype, shape and data_offsets [first, last]; {name} has "
+                f"{json.dumps(about)[:200]}"
+            )
+    end = 0
+    for name, about in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        first, last = about["data_offsets"]
+        if first != end or last < first:
+            raise BadWeights(f"{file}: {name} has data_offsets [{first}, {last}], but the one before it ends at {end}")
+        end = last
+    return end
 
 
 class Tensor(NamedTuple):
