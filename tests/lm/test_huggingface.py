@@ -291,6 +291,16 @@ BAD: list[tuple[Callable[[Path], Any], str]] = [
     (setting(hidden_act="xielu"), "has hidden_act = 'xielu'; known: silu"),
     (setting(head_dim=5), r"config.json cannot be used: head_dim = 5 must be even"),
     (setting(dtype="float8"), "config.json cannot be used: unknown dtype 'float8'"),
+    *((lambda f, text=text: (f / "config.json").write_text(text), "config.json must hold an object, got ")
+      for text in ("[1]", '"x"', "null")),
+    *((setting(**{key: value}), rf"config.json has {key} = \S+; it must be ") for key, value in (
+        ("rope_scaling", "linear"), ("rope_parameters", [1]), ("max_position_embeddings", None), ("rms_norm_eps", None),
+        ("num_hidden_layers", "2"), ("hidden_act", ["silu"]), ("model_type", ["llama"]), ("layer_types", 3))),
+    (setting(rope_parameters={"rope_type": "yarn", "original_max_position_embeddings": 0}),
+     "config.json cannot be used: original_max_position_embeddings must be an integer >= 1, got 0"),
+    (setting(rope_parameters={"rope_type": "linear", "factor": [2]}), "config.json cannot be used: float"),
+    (setting(model_type="gemma3_text", layer_types=["sliding_attention"] * 2, rope_parameters={"full_attention": 3}),
+     "config.json cannot be used: unsupported operand"),
 ]  # fmt: skip
 
 

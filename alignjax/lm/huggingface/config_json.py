@@ -19,9 +19,32 @@ _ROPE_NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "
                  "attention_factor", "mscale", "mscale_all_dim")  # fmt: skip
 _NOT_OF_THE_MODEL = ("dtype", "param_dtype", "attention", "remat", "source", "tensor_dtypes")
 
+_TYPES: tuple[tuple[str, tuple[type, ...], tuple[str, ...]], ...] = (
+    ("an object", (dict,), ("rope_scaling", "rope_parameters")),
+    ("a list", (list,), ("layer_types",)),
+    ("a list of names", (list, str), ("architectures",)),
+    ("a name", (str,), ("model_type", "hidden_act", "hidden_activation")),
+    ("a whole number", (int,), ("num_hidden_layers", "max_position_embeddings", "max_window_layers",
+                                "sliding_window_pattern", "_sliding_window_pattern")),
+    ("a number", (int, float), ("attn_logit_softcapping", "final_logit_softcapping")),
+    ("a number", (int, float, str), ("rms_norm_eps", "query_pre_attn_scalar", "rope_theta", "rope_local_base_freq")),
+)  # fmt: skip
+"""What keys hold that are read before `DecoderConfig` checks them; null, where it has a meaning, is no other type."""
+_NEVER_NULL = (
+    "num_hidden_layers", "max_position_embeddings", "max_window_layers", "rms_norm_eps", "query_pre_attn_scalar"
+)  # fmt: skip
+
 
 class UnknownModel(ValueError):
     """A config.json that stands for a model this decoder is not; the message says by which key."""
+
+
+def _check_types(raw: Mapping[str, Any]) -> None:
+    for what, kinds, keys in _TYPES:
+        for key in keys:
+            value = raw.get(key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+                raise UnknownModel(f"config.json has {key} = {json.dumps(value)[:200]}; it must be {what}")
 
 
 def family_of(raw: Mapping[str, Any]) -> Family:
@@ -75,7 +98,7 @@ def _rope(given: Mapping[str, Any], base: float, raw: Mapping[str, Any], trained
     key_of_length = "original_max_position_embeddings"
     original: int = raw.get(key_of_length) or given.get(key_of_length, trained)
     if kind == "yarn":
-        numbers.setdefault("factor", trained / original)
+        numbers.setdefault("factor", trained / checks.whole(key_of_length, original))
     if kind == "llama3":
         lacking = [name for name in ("factor", "low_freq_factor", "high_freq_factor") if name not in numbers]
     else:
@@ -145,13 +168,28 @@ def from_json(raw: Mapping[str, Any]) -> DecoderConfig:
     Raises: UnknownModel (a ValueError) on an architecture that is not known (the message lists those that are), on
     keys that cannot be honoured, and on sizes that do not fit together.
     """
+    if not isinstance(raw, Mapping):
+        raise UnknownModel(f"config.json must hold an object, got {json.dumps(raw)[:200]}")
     text = _text_part(raw)
+    _check_types(text)
+    try:
+        return _config(text, raw)
+    except UnknownModel:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UnknownModel(f"config.json cannot be used: {error}") from error
+
+
+def _config(text: Mapping[str, Any], raw: Mapping[str, Any]) -> DecoderConfig:
+    """`text`: the part of `raw` that is of the language model."""
     family = family_of(text)
     _refuse(text)
     name = family.model_type
 
     def get(key: str) -> Any:
         value = text.get(key, family.defaults[key])
+        if value is None and key in _NEVER_NULL:
+            raise UnknownModel(f"config.json has {key} = null; it must be a number")
         return family.defaults[key] if value is None and key in ("rope_theta", "rope_local_base_freq") else value
 
     rope, local_rope = _ropes(text, family, get)
@@ -164,38 +202,35 @@ def from_json(raw: Mapping[str, Any]) -> DecoderConfig:
     has_bias = family.biases == "attention_bias" and bool(get("attention_bias"))
     dtype = next((each[key] for each in (text, raw) for key in ("dtype", "torch_dtype") if each.get(key)), "float32")
     capped = name in ("gemma2", "gemma3_text")
-    try:
-        return DecoderConfig(
-            family=name,
-            vocab_size=get("vocab_size"),
-            d_model=get("hidden_size"),
-            d_mlp=get("intermediate_size"),
-            num_layers=get("num_hidden_layers"),
-            num_heads=get("num_attention_heads"),
-            num_kv_heads=get("num_key_value_heads"),
-            head_dim=get("head_dim"),
-            max_length=_max_length(rope, get("max_position_embeddings"), family),
-            tied=bool(get("tie_word_embeddings")),
-            rope=rope,
-            local_rope=local_rope,
-            window=window,
-            local_layers=local,
-            activation=ACTIVATIONS[act],
-            qkv_bias=has_bias or family.biases == "qkv",
-            out_bias=has_bias,
-            mlp_bias=name == "llama" and bool(get("mlp_bias")),
-            norm_epsilon=float(get("rms_norm_eps")),
-            query_scale=float(get("query_pre_attn_scalar")) if capped else None,
-            # transformers' Gemma 3 has the key attn_logit_softcapping too, and does not apply it
-            attention_softcap=get("attn_logit_softcapping") if name == "gemma2" else None,
-            logit_softcap=get("final_logit_softcapping") if capped else None,
-            dtype=dtype,
-            param_dtype=dtype,
-            source=json.dumps(text, sort_keys=True),
-            **family.fixed,
-        )
-    except ValueError as error:
-        raise UnknownModel(f"config.json cannot be used: {error}") from error
+    return DecoderConfig(
+        family=name,
+        vocab_size=get("vocab_size"),
+        d_model=get("hidden_size"),
+        d_mlp=get("intermediate_size"),
+        num_layers=get("num_hidden_layers"),
+        num_heads=get("num_attention_heads"),
+        num_kv_heads=get("num_key_value_heads"),
+        head_dim=get("head_dim"),
+        max_length=_max_length(rope, get("max_position_embeddings"), family),
+        tied=bool(get("tie_word_embeddings")),
+        rope=rope,
+        local_rope=local_rope,
+        window=window,
+        local_layers=local,
+        activation=ACTIVATIONS[act],
+        qkv_bias=has_bias or family.biases == "qkv",
+        out_bias=has_bias,
+        mlp_bias=name == "llama" and bool(get("mlp_bias")),
+        norm_epsilon=float(get("rms_norm_eps")),
+        query_scale=float(get("query_pre_attn_scalar")) if capped else None,
+        # transformers' Gemma 3 has the key attn_logit_softcapping too, and does not apply it
+        attention_softcap=get("attn_logit_softcapping") if name == "gemma2" else None,
+        logit_softcap=get("final_logit_softcapping") if capped else None,
+        dtype=dtype,
+        param_dtype=dtype,
+        source=json.dumps(text, sort_keys=True),
+        **family.fixed,
+    )
 
 
 # --- and back ---------------------------------------------------------------------------------------------------------
