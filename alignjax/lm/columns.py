@@ -41,6 +41,8 @@ ALIASES = {"prompts": "prompt", "chosen_responses": "chosen", "rejected_response
 _LISTS = ("responses", "completions")
 _KNOWN = ("prompt", "chosen", "rejected", "completion", "messages", "responses", "completions", *FEEDBACK_COLUMNS)
 """Columns that are none of the others misspelt."""
+_OWN_NAMES = ("messages", "add_generation_prompt", "tokenizer", "self")
+"""What no row can hand to the chat template: arguments of the functions on the way there."""
 _TURN = "\n\nAssistant:"
 """Ends the prompt in texts of the form of Anthropic's hh-rlhf."""
 
@@ -245,6 +247,9 @@ def _names(record: Mapping[str, Any]) -> dict[str, Any]:
     names = record.get("chat_template_kwargs") or {}
     if not isinstance(names, dict):
         raise ValueError(f"'chat_template_kwargs' must be an object, got {kind(names)}")
+    own = [name for name in _OWN_NAMES if name in names]
+    if own:
+        raise ValueError(f"'chat_template_kwargs' must not hold {own[0]!r}, which is set here; other names are free")
     tools = record.get("tools") or None
     if isinstance(tools, str):
         try:

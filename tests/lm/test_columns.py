@@ -219,6 +219,11 @@ def test_long_prompts_of_online_methods(tmp_path: Path) -> None:
             {"prompt": "a", "chat_template_kwargs": "a"},
             "'chat_template_kwargs' must be an object, got a text",
         ),
+        *(
+            (read, row | {"chat_template_kwargs": {name: False}}, f"'chat_template_kwargs' must not hold {name!r}")
+            for read, row in (("preferences", CHAT_PAIR), ("supervised", {"messages": TWO}), ("prompts", CHAT_PAIR))
+            for name in ("add_generation_prompt", "messages", "tokenizer", "self")
+        ),
         ("prompts", {"question": "a"}, "missing 'prompt'"),
         ("prompts", {"prompt": TWO}, "the prompt ends with a message of the assistant"),
     ],
