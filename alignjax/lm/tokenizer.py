@@ -3,9 +3,9 @@
 tokenizer = lm.load_tokenizer("path/to/model")     # or lm.ByteTokenizer()
 tokens = tokenizer.chat([{"role": "user", "content": "Hi"}])      # ready to be answered
 
-A sequence begins with one beginning-of-sequence token, whether or not the chat template writes it and whether or not
-the tokenizer's post-processor (never run here) adds it. Which tokens are trained on is told by position, never by
-id: the end of sequence is trained on also where it is the padding token.
+If the model's sequences have a beginning (`load_tokenizer` says when), each begins with one such token, whether or not
+the chat template writes it; the tokenizer's post-processor is never run. Which tokens are trained on is told by
+position, never by id: the end of sequence is trained on also where it is the padding token.
 """
 
 import functools

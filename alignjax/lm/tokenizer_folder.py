@@ -62,7 +62,8 @@ def load_tokenizer(
     `chat_template`: a template, or the name of one of those in the folder, instead of its default (which is
     chat_template.jinja, or `chat_template` of tokenizer_config.json). `now`: the date templates are told.
 
-    Sequences begin with the folder's `bos_token`, if it names one and does not say `"add_bos_token": false`.
+    Sequences begin with the folder's `bos_token`, if it names one and says `"add_bos_token": true` or, where it does
+    not say, its post-processor puts it first. (Otherwise only conversations do whose template writes it.)
     Responses end with `eos_token` or another `eos_token_id` of generation_config.json. Without a `pad_token` the
     end of sequence is padding.
 
@@ -93,7 +94,10 @@ def load_tokenizer(
         raise ValueError(
             f"{folder} names no end of sequence: no eos_token in tokenizer_config.json, no eos_token_id elsewhere"
         )
-    bos = ids("bos")[:1] if "bos_token" in names and settings.get("add_bos_token") is not False else []
+    bos = ids("bos")[:1] if "bos_token" in names else []
+    asked = settings.get("add_bos_token")
+    if bos and not (_begins_with(fast, bos[0]) if asked is None else asked):
+        bos = []
     template = _template(folder, settings, chat_template)
     return FolderTokenizer(
         folder, fast, None if template is None else ChatTemplate(template, names, now),
@@ -120,6 +124,12 @@ def _fast(folder: Path) -> Any:
     fast.no_padding()
     fast.no_truncation()
     return fast
+
+
+def _begins_with(fast: Any, token: int) -> bool:
+    """Whether the post-processor puts the token before a text."""
+    plain, whole = (fast.encode("a", add_special_tokens=special).ids[:1] for special in (False, True))
+    return whole == [token] != plain
 
 
 def _json(path: Path) -> dict[str, Any]:

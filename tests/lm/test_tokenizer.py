@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tokenizers
 
 from alignjax import lm
 from alignjax.lm.chat import TemplateError
@@ -79,6 +80,23 @@ def test_one_beginning_of_sequence(tokenizer: Any) -> None:
 def test_a_folder_may_say_that_nothing_begins_a_sequence(tmp_path: Path) -> None:
     copied(tmp_path, "headers", tokenizer_config={"add_bos_token": False})
     assert lm.load_tokenizer(tmp_path).bos is None
+
+
+@pytest.mark.parametrize("adds", ["bos", "nothing", "eos"])
+def test_a_folder_that_does_not_say_has_the_beginning_that_its_post_processor_adds(tmp_path: Path, adds: str) -> None:
+    """As the `tokenizers` library runs it; `add_bos_token` overrules it, and a template that writes one keeps it."""
+    first = HEADERS.encode("<|begin_of_text|>")
+    after = json.loads((FOLDERS / "headers" / "tokenizer.json").read_text(encoding="utf-8"))["post_processor"]
+    after["single"] = after["single"] if adds == "bos" else after["single"][::-1]  # the text, and then the token
+    copied(tmp_path, "headers", tokenizer={"post_processor": None if adds == "nothing" else after})
+    tokenizer = lm.load_tokenizer(tmp_path)
+    assert (tokenizer.bos is not None) == (adds == "bos")
+    if adds != "eos":
+        theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("Hello there").ids
+        assert begin(tokenizer, tokenizer.encode("Hello there")) == theirs
+    assert tokenizer.chat(TWO) == HEADERS.chat(TWO) and tokenizer.chat(TWO)[:1] == first
+    copied(tmp_path, "headers", tokenizer={"post_processor": None}, tokenizer_config={"add_bos_token": True})
+    assert [lm.load_tokenizer(tmp_path).bos] == first
 
 
 def test_the_tokens_named_in_a_folder() -> None:
