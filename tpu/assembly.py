@@ -6,6 +6,7 @@ Whatever is wrong with what was asked for is found here, before any work.
 import dataclasses
 import functools
 import hashlib
+import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -128,6 +129,9 @@ def _parts(settings: Settings) -> Parts:
     if several() and mesh.size != jax.device_count():
         raise UsageError(f"--mesh is of {mesh.size} devices, but the processes have {jax.device_count()}: use all")
     global_arrays.connect(mesh)
+    if rollout is not None:
+        columns = getattr(data, "columns", {})
+        rollout = dataclasses.replace(rollout, prompt_texts=data.prompt_texts, columns=columns)
     if rollout is not None and mesh.size > 1:
         rollout = dataclasses.replace(
             rollout, generation=Generation(lm.logical_axes(model), mesh, config.compute_dtype)
@@ -269,6 +273,8 @@ def data_digest(data: Any) -> dict[str, Any]:
         if hasattr(data, name):
             array = np.ascontiguousarray(getattr(data, name))
             digest.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    for name, column in sorted(getattr(data, "columns", {}).items()):  # a reward may read it
+        digest.update(f"{name} {json.dumps(column, sort_keys=True, default=str)}".encode())
     for name, array in sorted(getattr(data, "feedback", {}).items()):
         digest.update(f"{name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return {"rows": len(data), "digest": digest.hexdigest()[:16]}

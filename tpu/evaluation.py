@@ -21,8 +21,8 @@ from alignjax.best_of import best_of_n_kl
 from alignjax.lm.model import LanguageModel, Params
 from alignjax.samples import Samples
 from tpu.bridge import TOKENS, pair_metrics
-from tpu.rewards import Judge, Reward
-from tpu.rollout import Sampling, assembled, stops_of
+from tpu.rewards import Judge, Prompts, Reward, Written
+from tpu.rollout import Sampling, assembled, ids_of, stops_of, written_in
 
 Host = Mapping[str, np.ndarray]
 Model = tuple[LanguageModel, Params]
@@ -34,10 +34,15 @@ class Responses:
 
     made: Any
     """`lm.Generated` with `[N, K, T]`."""
-    texts: list[list[str]]
-    """Without specials, `[N][K]`."""
+    written: Written
+    """Texts without specials, and tokens."""
     ended: np.ndarray
     """`[N, K]`: whether a stop token came before the limit."""
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """`[N][K]`."""
+        return [list(texts) for texts in self.written.texts]
 
 
 def respond(
@@ -63,10 +68,7 @@ def respond(
         )  # fmt: skip
         parts.append(jax.device_get(made))
     made = jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
-    plain = lambda tokens, mask: [int(t) for t in tokens[mask] if t not in stop]
-    texts = [[tokenizer.decode(plain(*one)) for one in zip(*rows, strict=True)]
-             for rows in zip(made.tokens, made.mask, strict=True)]  # fmt: skip
-    return Responses(made, texts, (np.isin(made.tokens, stop) & made.mask).any(-1))
+    return Responses(made, written_in(tokenizer, made), (np.isin(made.tokens, stop) & made.mask).any(-1))
 
 
 def _batches(count: int, size: int) -> list[np.ndarray]:
@@ -119,7 +121,8 @@ def evaluate(
     reference: Model | None = None,
     reward: Reward | None = None,
     judge: Judge | None = None,
-    rivals: Sequence[Sequence[str]] | None = None,
+    rivals: Sequence[Sequence[str]] | Written | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
     num_samples: int = 4,
     sampling: Sampling | None = None,
     batch: int = 8,
@@ -132,6 +135,7 @@ def evaluate(
       reward: then `reward` (or one for each of M objectives, `reward/0`, ...) and the best-of-n curve.
       judge: with `rivals` `[N][J]` texts; then `win_rate`, the chance that a response beats a rival. Both orders are
         asked and averaged, every response meets every rival to its prompt.
+      columns: of the data, `[N]` each, for rewards and judges that take them.
 
     Returns: for each of `reward`, `kl` (nats a response), `win_rate`, `length` (tokens, the stop token included),
       `ended` (share that stopped before the limit) and `entropy` (of the policy's law of a token, nats) the estimate
@@ -141,17 +145,19 @@ def evaluate(
     responses = respond(model, tokenizer, prompts, key, num_samples=num_samples, sampling=sampling, batch=batch)
     made = responses.made
     entropy, ref_logp = _scored(model, reference, prompts, made, batch)
+    ids = ids_of(prompts["prompts"], prompts["prompt_mask"])
+    asked = Prompts(prompt_texts, ids, columns or {}, tokenizer)
     measured: dict[str, tuple[Any, Any]] = {}
     found: dict[str, Any] = {"prompts": len(prompt_texts), "samples": num_samples}
     if reward is not None:
-        scores = reward(prompt_texts, responses.texts)
+        scores = reward(asked, responses.written)
         if scores.ndim == 2:
             measured["reward"] = (scores, None)
             found["best_of_n"] = best_of_n_curve(scores)
         else:
             measured |= {f"reward/{m}": (scores[..., m], None) for m in range(scores.shape[-1])}
     if judge is not None and rivals is not None:
-        measured["win_rate"] = (judge.against(prompt_texts, responses.texts, rivals).mean(-1), None)
+        measured["win_rate"] = (judge.against(asked, responses.written, rivals).mean(-1), None)
     if ref_logp is not None:
         measured["kl"] = (np.asarray(made.law_logp, np.float64).sum(-1) - ref_logp, None)
     measured["length"] = (made.mask.sum(-1), None)

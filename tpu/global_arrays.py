@@ -142,17 +142,19 @@ def on_first(tree: Any) -> Any:
 
 def shared(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of lists of like length that gives a row for each entry, worked out by all processes together: each
-    does its part of the entries, once, and all have the whole.
+    does its part of the entries, once, and all have the whole. So it is with lists by name.
     """
     if not several():
         return function
 
     @functools.wraps(function)
-    def together(*lists: Any) -> np.ndarray:
+    def together(*lists: Any, **named: Any) -> np.ndarray:
         count, parts = len(lists[0]), jax.process_count()
         each = -(-count // parts)
         mine = np.minimum(np.arange(each) + jax.process_index() * each, count - 1)
-        found = np.asarray(function(*([one[i] for i in mine] for one in lists)), np.float64)
+        part = lambda one: [one[i] for i in mine] if isinstance(one, list) else one
+        more = {name: part(one) for name, one in named.items()}
+        found = np.asarray(function(*map(part, lists), **more), np.float64)
         if found.ndim == 0 or len(found) != each:
             return found  # whoever called it says what is wrong
         # As bytes: JAX would make float32 of them.

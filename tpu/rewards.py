@@ -3,11 +3,16 @@
     reward(prompts, completions) -> one number, or M numbers, for each completion    (lists of equal length)
     judge(prompts, first, second) -> P(first beats second), one for each pair
 
+Prompts are texts as the user wrote them: of a conversation the content of its one message, or "role: content" lines. A
+function that has a parameter of the name of a column gets that column, a list alike; one with `**names` gets all.
+So it does `prompt_ids` and `completion_ids` (of a judge `first_ids` and `second_ids`), the tokens, and `tokenizer`.
+
 What a user's function returns is checked here, sample by sample, before any of it reaches a loss.
 """
 
 import dataclasses
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -72,17 +77,57 @@ JUDGES: Mapping[str, Function] = {f.__name__: f for f in (longer, cyclic)}
 
 
 @dataclasses.dataclass(frozen=True)
+class Prompts:
+    """B prompts, and what is known of them beside their texts."""
+
+    texts: Texts
+    ids: Sequence[Sequence[int]] | None = None
+    """The tokens that were answered."""
+    columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    """Of the data, `[B]` each."""
+    tokenizer: Any = None
+    """Of `ids`, and of those of the responses."""
+
+    def named(self, rows: Sequence[int]) -> dict[str, Any]:
+        """What a function may ask for by name, for the prompts of these numbers."""
+        found: dict[str, Any] = {name: [column[b] for b in rows] for name, column in self.columns.items()}
+        if self.ids is not None:
+            found |= {"prompt_ids": [self.ids[b] for b in rows], "tokenizer": self.tokenizer}
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """K responses to each of B prompts: texts `[B][K]`, and the tokens they are of, with the one that ended them."""
+
+    texts: Sequence[Texts]
+    ids: Sequence[Sequence[Sequence[int]]] | None = None
+
+
+def _asked(prompts: Texts | Prompts) -> Prompts:
+    return prompts if isinstance(prompts, Prompts) else Prompts(prompts)
+
+
+def _written(responses: Sequence[Texts] | Written) -> Written:
+    return responses if isinstance(responses, Written) else Written(responses)
+
+
+@dataclasses.dataclass(frozen=True)
 class Reward:
     """`reward(prompts, completions) -> [B, K]`, or `[B, K, M]`: a named function on nested lists, with checks."""
 
     name: str
     function: Function
 
-    def __call__(self, prompts: Texts, completions: Sequence[Texts]) -> np.ndarray:
-        k = len(completions[0]) if completions else 0
-        flat_prompts = [prompt for prompt in prompts for _ in range(k)]
-        flat = [text for texts in completions for text in texts]
-        got = _called(f"reward {self.name}", self.function, (flat_prompts, flat), len(flat))
+    def __call__(self, prompts: Texts | Prompts, completions: Sequence[Texts] | Written) -> np.ndarray:
+        asked, written = _asked(prompts), _written(completions)
+        k = len(written.texts[0]) if written.texts else 0
+        rows = [b for b in range(len(asked.texts)) for _ in range(k)]
+        flat_prompts, flat = [asked.texts[b] for b in rows], [text for texts in written.texts for text in texts]
+        named = asked.named(rows)
+        if written.ids is not None:
+            named["completion_ids"] = [ids for each in written.ids for ids in each]
+        got = _called(f"reward {self.name}", self.function, (flat_prompts, flat), named)
         if got.ndim > 2:
             raise FeedbackError(f"reward {self.name} returned shape {got.shape}; one or M numbers a completion are due")
         bad = ~np.isfinite(got if got.ndim == 1 else got.sum(-1))
@@ -92,7 +137,7 @@ class Reward:
                 f"reward {self.name} returned {got[i]} for sample {i} (prompt {i // k}, response {i % k}): prompt "
                 f"{_short(flat_prompts[i])}, completion {_short(flat[i])}; finite numbers are allowed"
             )
-        return got.reshape(len(prompts), k, *got.shape[1:])
+        return got.reshape(len(asked.texts), k, *got.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +147,12 @@ class Judge:
     name: str
     function: Function
 
-    def __call__(self, prompts: Texts, first: Texts, second: Texts) -> np.ndarray:
-        return 0.5 * (self._one(prompts, first, second) + 1.0 - self._one(prompts, second, first))
+    def __call__(self, prompts: Texts, first: Texts, second: Texts, **named: Any) -> np.ndarray:
+        other = {_OTHER_WAY.get(name, name): value for name, value in named.items()}
+        return 0.5 * (self._one(prompts, first, second, named) + 1.0 - self._one(prompts, second, first, other))
 
-    def _one(self, prompts: Texts, first: Texts, second: Texts) -> np.ndarray:
-        got = _called(f"judge {self.name}", self.function, (list(prompts), list(first), list(second)), len(prompts))
+    def _one(self, prompts: Texts, first: Texts, second: Texts, named: Mapping[str, Any]) -> np.ndarray:
+        got = _called(f"judge {self.name}", self.function, (list(prompts), list(first), list(second)), named)
         if got.ndim != 1:
             raise FeedbackError(f"judge {self.name} returned shape {got.shape}; one probability a pair is due")
         bad = ~((got >= 0) & (got <= 1))
@@ -118,21 +164,33 @@ class Judge:
             )
         return got
 
-    def matrix(self, prompts: Texts, completions: Sequence[Texts]) -> np.ndarray:
+    def matrix(self, prompts: Texts | Prompts, completions: Sequence[Texts] | Written) -> np.ndarray:
         """`[B, K, K]`: P(completion i beats completion j) for all pairs."""
         return self.against(prompts, completions, None)
 
-    def against(self, prompts: Texts, completions: Sequence[Texts], others: Sequence[Texts] | None) -> np.ndarray:
+    def against(
+        self,
+        prompts: Texts | Prompts,
+        completions: Sequence[Texts] | Written,
+        others: Sequence[Texts] | Written | None,
+    ) -> np.ndarray:
         """`[B, K, J]`: P(completion i beats other j); without `others` they meet each other, the diagonal being 1/2."""
-        own, rivals = len(completions[0]), len((others or completions)[0])
+        asked, one = _asked(prompts), _written(completions)
+        other = one if others is None else _written(others)
+        own, rivals, count = len(one.texts[0]), len(other.texts[0]), len(asked.texts)
         pairs = [(i, j) for i in range(own) for j in range(rivals) if others is not None or i < j]
-        found = np.full((len(prompts), own, rivals), 0.5)
+        found = np.full((count, own, rivals), 0.5)
         if not pairs:
             return found
-        asked = [p for p in prompts for _ in pairs]
-        first = [texts[i] for texts in completions for i, _ in pairs]
-        second = [texts[j] for texts in (others or completions) for _, j in pairs]
-        chance = self(asked, first, second).reshape(len(prompts), len(pairs))
+        every = [(b, i, j) for b in range(count) for i, j in pairs]
+        rows = [b for b, _, _ in every]
+        named = asked.named(rows)
+        if one.ids is not None and other.ids is not None:
+            named["first_ids"] = [one.ids[b][i] for b, i, _ in every]
+            named["second_ids"] = [other.ids[b][j] for b, _, j in every]
+        first = [one.texts[b][i] for b, i, _ in every]
+        second = [other.texts[b][j] for b, _, j in every]
+        chance = self([asked.texts[b] for b in rows], first, second, **named).reshape(count, len(pairs))
         for n, (i, j) in enumerate(pairs):
             found[:, i, j] = chance[:, n]
             if others is None:
@@ -140,9 +198,31 @@ class Judge:
         return found
 
 
-def _called(name: str, function: Function, arguments: tuple[Any, ...], count: int) -> np.ndarray:
+_OTHER_WAY = {"first_ids": "second_ids", "second_ids": "first_ids"}
+
+
+def _taken(name: str, function: Function, count: int, named: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `named` a function takes, beside its first `count` arguments. Raises: FeedbackError if it needs more."""
     try:
-        got = function(*arguments)
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a builtin may not tell
+        return {}
+    texts, rest = {p.name for p in parameters[:count]}, parameters[count:]
+    own = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    missing = [p.name for p in own if p.default is p.empty and p.name not in named]
+    if missing:
+        there = ", ".join(named) or "none"
+        raise FeedbackError(f"{name} takes {missing[0]!r}, but no column of the data is called so (there: {there})")
+    if any(p.kind is p.VAR_KEYWORD for p in rest):
+        return {key: value for key, value in named.items() if key not in texts}
+    return {p.name: named[p.name] for p in own if p.name in named}
+
+
+def _called(name: str, function: Function, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> np.ndarray:
+    count = len(arguments[0])
+    taken = _taken(name, function, len(arguments), named)
+    try:
+        got = function(*arguments, **taken)
     except FeedbackError:
         raise
     except Exception as error:
@@ -173,7 +253,11 @@ def load(spec: str | Function) -> Reward:
     parts = [part.strip() for part in spec.split(",")]
     if len(parts) > 1:
         each = [load(part) for part in parts]
-        together = lambda prompts, texts: np.stack([one.function(prompts, texts) for one in each], -1)
+
+        def together(prompts: Texts, texts: Texts, **named: Any) -> np.ndarray:
+            got = (_called(f"reward {one.name}", one.function, (prompts, texts), named) for one in each)
+            return np.stack(list(got), -1)
+
         return Reward(spec, together)
     if Path(spec).is_dir():
         from tpu.reward_model import load_reward_model
@@ -197,8 +281,13 @@ def load_judge(spec: str | Function) -> Judge:
 def bradley_terry(reward: Reward) -> Judge:
     """The judge of a reward."""
 
-    def judge(prompts: Texts, first: Texts, second: Texts) -> np.ndarray:
-        both = reward(prompts, list(zip(first, second, strict=True)))
+    def judge(
+        prompts: Texts, first: Texts, second: Texts, prompt_ids: Any = None, first_ids: Any = None,
+        second_ids: Any = None, tokenizer: Any = None, **columns: Any,
+    ) -> np.ndarray:  # fmt: skip
+        ids = None if first_ids is None else list(zip(first_ids, second_ids, strict=True))
+        asked = Prompts(prompts, prompt_ids, columns, tokenizer)
+        both = reward(asked, Written(list(zip(first, second, strict=True)), ids))
         if both.ndim > 2:
             raise FeedbackError(f"judge bt:{reward.name} needs one reward, got {both.shape[-1]}")
         return 1.0 / (1.0 + np.exp(np.clip(both[:, 1] - both[:, 0], -700, 700)))

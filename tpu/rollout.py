@@ -21,7 +21,7 @@ from alignjax.record import Method
 from tpu.bridge import Others, reads
 from tpu.global_arrays import fetched
 from tpu.resharding import Generation
-from tpu.rewards import FeedbackError, Judge, Reward, bradley_terry
+from tpu.rewards import FeedbackError, Judge, Prompts, Reward, Written, bradley_terry
 
 Host = dict[str, np.ndarray]
 
@@ -102,6 +102,12 @@ class Rollout:
     """Samples of the opponent to a prompt."""
     pool_size: int = 16
     """Samples that quantiles are estimated from (at least n)."""
+    prompt_texts: Sequence[str] = ()
+    """Of the rows of the data, as the user wrote them: what rewards and judges are asked about. A batch's `index` says
+    which rows it has; where it does not, or there are no texts, the prompts' tokens are decoded.
+    """
+    columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    """The data's other columns, row by row, for rewards and judges that take them."""
     generation: Generation | None = None
     """Where parameters and prompts lie meanwhile; None: where they are."""
 
@@ -162,14 +168,14 @@ class Rollout:
         )  # fmt: skip
         return fetched(made)
 
-    def texts(self, made: Any) -> list[list[str]]:
-        """What was written, without what ended it."""
-        stops = stops_of(self.tokenizer)
-        plain = lambda tokens, mask: [int(t) for t, m in zip(tokens, mask, strict=True) if m and int(t) not in stops]
-        return [
-            [self.tokenizer.decode(plain(*pair)) for pair in zip(*rows, strict=True)]
-            for rows in zip(made.tokens, made.mask, strict=True)
-        ]
+    def asked(self, batch: Mapping[str, np.ndarray], prompts: Host) -> Prompts:
+        """The prompts of a batch, for rewards and judges."""
+        ids = ids_of(prompts["prompts"], prompts["prompt_mask"])
+        rows = batch.get("index")
+        if rows is None or not self.prompt_texts:
+            return Prompts([self.tokenizer.decode(one) for one in ids], ids, tokenizer=self.tokenizer)
+        columns = {name: [column[i] for i in rows] for name, column in self.columns.items()}
+        return Prompts([self.prompt_texts[i] for i in rows], ids, columns, self.tokenizer)
 
     # --- the batch
 
@@ -183,10 +189,7 @@ class Rollout:
 
     def _rolled(self, policy: Params, others: Others, batch: Mapping[str, np.ndarray], key: jax.Array) -> Rolled:
         prompts = prompts_of(batch, self.tokenizer.pad)
-        said = [
-            self.tokenizer.decode([int(t) for t, m in zip(row, keep, strict=True) if m])
-            for row, keep in zip(prompts["prompts"], prompts["prompt_mask"], strict=True)
-        ]
+        said = self.asked(batch, prompts)
         keys = {
             source: jax.random.fold_in(key, n) for n, source in enumerate((*laws.SOURCES, "opponent", "pool", "label"))
         }
@@ -194,7 +197,7 @@ class Rollout:
         n = int(np.ceil(float(self.hyper.get("n", 1))))
         if self.plan.pool is not None:
             pool = self.write(self.plan.pool, max(self.pool_size, n), policy, others, prompts, keys["pool"])
-            pool_reward = self._scalar_reward(said, self.texts(pool))
+            pool_reward = self._scalar_reward(said, written_in(self.tokenizer, pool))
         slots: list[Any] = [None] * len(self.plan.slots)
         for source in dict.fromkeys(self.plan.slots):
             places = [i for i, one in enumerate(self.plan.slots) if one == source]
@@ -209,7 +212,7 @@ class Rollout:
             for j, place in enumerate(places):
                 slots[place] = jax.tree.map(lambda x, j=j: x[:, j], made)
         drawn = jax.tree.map(lambda *x: np.stack(x, 1), *slots)
-        completions = self.texts(drawn)
+        completions = written_in(self.tokenizer, drawn)
         fields = self._feedback(said, completions, pool_reward, policy, others, prompts, keys)
         if reads(self.method, "behaviour"):
             start = np.zeros((*drawn.mask.shape[:2], prompts["prompts"].shape[1]), np.float32)
@@ -226,9 +229,11 @@ class Rollout:
         shown = fields.pop("shown_reward", None)
         if shown is not None:
             metrics |= {"reward": float(shown.mean()), "reward_std": float(shown.std(1).mean())}
-        return Rolled(assembled(prompts, drawn) | fields, metrics, said, completions)
+        return Rolled(
+            assembled(prompts, drawn) | fields, metrics, list(said.texts), [list(x) for x in completions.texts]
+        )
 
-    def _scalar_reward(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> np.ndarray:
+    def _scalar_reward(self, prompts: Prompts, completions: Written) -> np.ndarray:
         assert self.reward is not None
         found = self.reward(prompts, completions)
         if found.ndim > 2:
@@ -236,7 +241,7 @@ class Rollout:
         return found
 
     def _feedback(
-        self, said: list[str], completions: list[list[str]], pool_reward: np.ndarray | None, policy: Params,
+        self, said: Prompts, completions: Written, pool_reward: np.ndarray | None, policy: Params,
         others: Others, prompts: Host, keys: Mapping[str, jax.Array],
     ) -> Host:  # fmt: skip
         """Fields of `Samples` for these responses."""
@@ -259,13 +264,26 @@ class Rollout:
         if "win_rate" in method.reads:
             assert self._judge is not None and self.plan.opponent is not None
             rivals = self.write(self.plan.opponent, self.opponents, policy, others, prompts, keys["opponent"])
-            fields["win_rate"] = self._judge.against(said, completions, self.texts(rivals)).mean(-1)
+            fields["win_rate"] = self._judge.against(said, completions, written_in(self.tokenizer, rivals)).mean(-1)
         return {name: np.asarray(array, np.float32) for name, array in fields.items()}
 
 
 def stops_of(tokenizer: Any) -> tuple[int, ...]:
     """The tokens that end a response: `stops` of a tokenizer, or its `eos` alone."""
     return tuple(getattr(tokenizer, "stops", (tokenizer.eos,)))
+
+
+def ids_of(tokens: Any, mask: Any) -> list[Any]:
+    """The tokens of rows `[..., T]` that count, as nested lists."""
+    if np.ndim(tokens) > 1:
+        return [ids_of(*pair) for pair in zip(tokens, mask, strict=True)]
+    return [int(t) for t, m in zip(tokens, mask, strict=True) if m]
+
+
+def written_in(tokenizer: Any, made: Any) -> Written:
+    """Responses `[B, K, N]` for rewards and judges: texts without what ended them, tokens with it."""
+    stops, ids = stops_of(tokenizer), ids_of(made.tokens, made.mask)
+    return Written([[tokenizer.decode([t for t in one if t not in stops]) for one in each] for each in ids], ids)
 
 
 def _member(history: Params, index: Any) -> Params:

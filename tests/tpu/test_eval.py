@@ -282,4 +282,4 @@ def test_what_cannot_start_says_why(capsys: Any, arguments: list[str], message: 
 def test_more_prompts_than_there_are_are_all(number: str, expected: int) -> None:
     options = parser().parse_args(["eval", "--model", "tiny", "--data", PAIRS, "--num-prompts", number])
     asked = _read(options, lm.preset("tiny"), lm.ByteTokenizer())
-    assert len(asked["texts"]) == len(asked["rivals"]) == len(asked["prompts"]["prompts"]) == expected
+    assert len(asked["texts"]) == len(asked["rivals"].texts) == len(asked["prompts"]["prompts"]) == expected

@@ -43,9 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _read(options: argparse.Namespace, config: Any, tokenizer: Any) -> dict[str, Any]:
-    """`prompts` and `prompt_mask`, their `texts`, the `rivals` (of the data, or None) and the `pairs` (or None)."""
+    """`prompts` and `prompt_mask`, their `texts` and `columns`, the `rivals` (of the data, or None) and the `pairs` (or
+    None).
+    """
     from alignjax import lm
-    from tpu.rollout import prompts_of
+    from tpu.rewards import Written
+    from tpu.rollout import ids_of, prompts_of
 
     room = config.max_length - options.max_new_tokens
     if room < 1:
@@ -60,8 +63,10 @@ def _read(options: argparse.Namespace, config: Any, tokenizer: Any) -> dict[str,
             raise UsageError("--against data: the data hold no responses")
         asked = lm.read_prompts(options.data, max_prompt_length=room, tokenizer=tokenizer)
         first = np.arange(len(asked))[only]
-        host = asked.rows(first)
-        return {"prompts": host, "texts": [asked.prompt_texts[i] for i in first], "rivals": None, "pairs": None}
+        return {
+            "prompts": asked.rows(first), "texts": [asked.prompt_texts[i] for i in first], "rivals": None,
+            "pairs": None, "columns": {name: [column[i] for i in first] for name, column in asked.columns.items()},
+        }  # fmt: skip
     read = lm.read_supervised if kind in ("messages", "completion") else lm.read_preferences
     data = read(options.data, max_length=config.max_length, max_prompt_length=room, tokenizer=tokenizer)
     first = np.arange(len(data))[only]
@@ -72,17 +77,15 @@ def _read(options: argparse.Namespace, config: Any, tokenizer: Any) -> dict[str,
         if field in rows:
             best = np.asarray(rows[field]).argmax(-1)
             break
-    said = [tokenizer.decode(r["tokens"][k][r["mask"][k]].tolist()) for r, k in zip(_each(rows), best, strict=True)]
+    each = np.arange(len(first))
+    said = ids_of(rows["tokens"][each, best], rows["loss_mask"][each, best])
     return {
         "prompts": prompts_of(rows, tokenizer.pad),
         "texts": [data.prompt_texts[i] for i in first],
-        "rivals": [[text] for text in said],
+        "rivals": Written([[tokenizer.decode(one)] for one in said], [[one] for one in said]),
+        "columns": {},
         "pairs": (data, first) if data.num_responses == 2 else None,
     }
-
-
-def _each(rows: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    return [{"tokens": t, "mask": m != 0} for t, m in zip(rows["tokens"], rows["loss_mask"], strict=True)]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -129,11 +132,11 @@ def run(options: argparse.Namespace) -> int:
                 other = jax.random.fold_in(key, 1)  # apart from the policy's, which would be the same texts
                 rivals = respond(
                     reference, tokenizer, asked["prompts"], other, num_samples=options.num_samples, **common
-                ).texts
+                ).written
             found, responses = evaluate(
                 (config, params), tokenizer, asked["prompts"], asked["texts"], key, reference=reference, reward=reward,
                 judge=judge, rivals=rivals if against == "reference" else asked["rivals"],
-                num_samples=options.num_samples, **common,
+                columns=asked["columns"], num_samples=options.num_samples, **common,
             )  # fmt: skip
             if asked["pairs"] is not None:
                 data, index = asked["pairs"]
