@@ -108,40 +108,45 @@ def estimated_quantiles(key: Array) -> Array:
     )
 
 
-def roots_of_multipliers(key: Array) -> Array:
-    """omega solves w + log w = z with the slope w / (1 + w); omega_below log w - w = z with w <= 1; a regression on
-    targets that no policy has is stationary; a root moves as the implicit function theorem says.
-    """
-    keys = jax.random.split(key, 4)
+def roots_of_omega(key: Array) -> Array:
+    """omega solves w + log w = z with the slope w / (1 + w); omega_below log w - w = z with w <= 1."""
+    keys = jax.random.split(key, 2)
     z = jnp.append(10 * jax.random.normal(keys[0], (6,)), jnp.array([1.0, -40.0, 60.0]))
     w = constrained.omega(z)
     below = jnp.append(-1.0 - 5 * jax.random.uniform(keys[1], (5,)), jnp.array([-1.0, -1.0 - 1e-6, -3.0, -40.0]))
     v = constrained.omega_below(below)
-    law, slacks = instances.smooth_law(keys[2], 4), []
-    for shift in (0.4, -0.02):
-        target = instances.smooth_law(keys[3], 4) + shift
-        logp = constrained.log_regression(jnp.append(target, -jnp.inf), jnp.append(law, -jnp.inf))
-        pull = jnp.exp(law) * (logp[:4] - target) / jnp.exp(logp[:4])
-        slacks += [equal(pull, pull.mean(), tolerance=1e-7), equal(jnp.exp(logp).sum(), 1.0)]
-    # The root of x^3 = c, and one that stays: f is flat there.
-    c = 0.5 + jnp.exp(z[:3])
-    cube = lambda c, start: constrained.implicit(lambda x: x**3 - c, start)
-    root, slope = jax.vmap(jax.value_and_grad(cube))(c, jnp.cbrt(c))
-    flat = jax.value_and_grad(lambda c: constrained.implicit(lambda x: 0.0 * x + c, jnp.ones(())))(0.0)
-    # Targets that are the law's own, less a constant: the law itself, unless they are more than one nat below it.
-    down = [constrained.log_regression(law - less, law) for less in (0.9, 1.1)]
     return both(
-        *slacks,
-        equal(root, jnp.cbrt(c)),
-        equal(3 * root**2 * slope, 1.0),
-        equal(jnp.stack(flat), jnp.array([1.0, 0.0])),
-        equal(down[0], law, tolerance=1e-7),
-        equal(jnp.isnan(down[1]), 1.0),
         equal(w + jnp.log(w), z),
         equal(jax.vmap(jax.grad(constrained.omega))(z), w / (1 + w), tolerance=1e-8),
         equal(jnp.log(v) - v, below),
         at_most(v, 1.0),
     )
+
+
+def roots_move(key: Array) -> Array:
+    """A root moves as the implicit function theorem says; where f is flat it stays."""
+    c = 0.5 + jnp.exp(10 * jax.random.normal(key, (3,)))
+    cube = lambda c, start: constrained.implicit(lambda x: x**3 - c, start)
+    root, slope = jax.vmap(jax.value_and_grad(cube))(c, jnp.cbrt(c))
+    flat = jax.value_and_grad(lambda c: constrained.implicit(lambda x: 0.0 * x + c, jnp.ones(())))(0.0)
+    return both(
+        equal(root, jnp.cbrt(c)), equal(3 * root**2 * slope, 1.0), equal(jnp.stack(flat), jnp.array([1.0, 0.0]))
+    )
+
+
+def roots_of_multipliers(key: Array) -> Array:
+    """A regression on targets that no policy has is stationary; on the law's own, less a constant, it is the law,
+    unless they are more than one nat below it.
+    """
+    keys = jax.random.split(key, 2)
+    law, slacks = instances.smooth_law(keys[0], 4), []
+    for shift in (0.4, -0.02):
+        target = instances.smooth_law(keys[1], 4) + shift
+        logp = constrained.log_regression(jnp.append(target, -jnp.inf), jnp.append(law, -jnp.inf))
+        pull = jnp.exp(law) * (logp[:4] - target) / jnp.exp(logp[:4])
+        slacks += [equal(pull, pull.mean(), tolerance=1e-7), equal(jnp.exp(logp).sum(), 1.0)]
+    down = [constrained.log_regression(law - less, law) for less in (0.9, 1.1)]
+    return both(*slacks, equal(down[0], law, tolerance=1e-7), equal(jnp.isnan(down[1]), 1.0))
 
 
 def half_steps_are_undone(key: Array) -> Array:
@@ -153,8 +158,9 @@ def half_steps_are_undone(key: Array) -> Array:
     speed, origin = jnp.zeros(3), start
     for pair in (gradients[:2], gradients[2:]):
         ahead = [origin - rate * (momentum * speed + g) for g in pair]
-        for g, expected in zip(pair, ahead, strict=True):
-            slacks.append(equal(evaluation_params(state, params), origin))
+        for g, expected, here in zip(pair, ahead, (1.0, 0.0), strict=True):
+            at, slope = jax.jvp(lambda x, state=state: evaluation_params(state, x), (params,), (jnp.ones(3),))
+            slacks += [equal(at, origin), equal(slope, here)]
             updates, state = optimiser.update(g, state, params)
             params = params + updates
             slacks.append(equal(params, expected))
@@ -258,6 +264,8 @@ BY_HAND: tuple[tuple[str, str, Any], ...] = (
     ("best-of-atoms", "best-of-N without atoms is an integral", best_of_n_without_atoms),
     ("best-of-ties", "best and worst of N, ties and all", best_of_n_of_tables),
     ("quantiles", "estimates of a quantile", estimated_quantiles),
+    ("omega", "omega and its lower branch solve their equations", roots_of_omega),
+    ("implicit", "roots move by the implicit function theorem", roots_move),
     ("roots", "multipliers solve their equations", roots_of_multipliers),
     ("extragradient", "half steps are undone", half_steps_are_undone),
     ("majorities", "social choice by enumeration", majorities_by_enumeration),

@@ -11,6 +11,7 @@ from alignjax import divergences, equations, f_regularised, games, kl_estimators
 from alignjax import problem as problems
 from alignjax.games import PreferenceGame, solvers, step_sizes
 from alignjax.games.equilibrium import mixture_equilibrium
+from alignjax.objectives import copg
 from alignjax.objectives.nash_md import ema_of_parameters
 from theory.slack import both, equal
 
@@ -59,6 +60,19 @@ def regularised_problem_differentiates(first: Array, second: Array, reward: Arra
     for name in ("objective", "suboptimality", "regularised_reward"):
         slacks.append(derivative(_pair_of(getattr(kl_regularised, name)), first, second, reward, number))
     return both(*slacks)
+
+
+def dro_differentiates(first: Array, second: Array, reward: Array, number: Array) -> Array:
+    """And the policy of DRO at a value that is given, below the optimal one."""
+
+    def optimum(b: Array, r: Array, v: Array) -> Array:
+        return copg.dro_optimum(problems.Problem(ref_logp=jax.nn.log_softmax(b), reward=r, value=v), beta=0.7)
+
+    def value(v: Array) -> Array:
+        return copg.value_or_optimal(problems.Problem(ref_logp=jax.nn.log_softmax(second), value=v), first)
+
+    best = kl_regularised.optimal_value(jax.nn.log_softmax(second), reward, 0.7)
+    return both(derivative(optimum, second, reward, best - 0.1 - number, at=1e-5), derivative(value, number))
 
 
 def f_regularised_differentiates(first: Array, second: Array, reward: Array, number: Array) -> Array:

@@ -21,11 +21,19 @@ from alignjax import (
 )
 from alignjax.record import Source
 from theory import definitions, instances
-from theory.mutation import best_of_by_hand, choices_by_hand, objectives_by_hand, pairs_by_hand, steps_by_hand
+from theory.mutation import (
+    best_of_by_hand,
+    choices_by_hand,
+    objectives_by_hand,
+    pairs_by_hand,
+    steps_by_hand,
+    sums_by_hand,
+)
 from theory.mutation.contracts import OF_METHODS
 from theory.mutation.definitions_of_losses import f_dpo_by_hand, nash_md_by_hand
 from theory.mutation.derivatives import (
     divergences_differentiate,
+    dro_differentiates,
     f_regularised_differentiates,
     games_differentiate,
     pieces_differentiate,
@@ -290,6 +298,7 @@ _EQUATIONS: tuple[Statement, ...] = (
               _laws_and_numbers),
     _property("grad-regularised", "the KL-regularised problem differentiates", regularised_problem_differentiates,
               _laws_and_numbers),
+    _property("grad-dro", "the optimum of DRO at a given value differentiates", dro_differentiates, _laws_and_numbers),
     _property("grad-f", "scores of f-DPO differentiate", f_regularised_differentiates, _laws_and_numbers),
     _property("grad-pieces", "pieces of losses differentiate", pieces_differentiate, _laws_and_numbers),
     _property("infinite-scores", "a pair of scores of which one or both are infinite", contrasts_at_infinity,
@@ -309,7 +318,7 @@ _EQUATIONS: tuple[Statement, ...] = (
 
 _BY_HAND: tuple[Statement, ...] = tuple(
     _property(name, says, slack, _key)
-    for module in (best_of_by_hand, choices_by_hand, objectives_by_hand, pairs_by_hand, steps_by_hand)
+    for module in (best_of_by_hand, choices_by_hand, objectives_by_hand, pairs_by_hand, steps_by_hand, sums_by_hand)
     for name, says, slack in module.BY_HAND
 )
 

@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import pathlib
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ CHUNKS_OF_A_PROCESS = 4
 """A process makes room for a new one after so many: every world leaves compiled programs behind, about 10 MB."""
 MAPPINGS = 30_000
 """Memory mappings of a process above which it forgets its compiled programs."""
+LOOK = 8
+"""How many mutants are judged before they are counted again: that reads a line for each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +91,17 @@ def _judge_all(mutants: Sequence[Mutant]) -> list[Verdict]:
     found = []
     for mutant in mutants:
         found.append(judge(mutant))
-        _make_room()
+        _make_room(len(found))
     gc.collect()
     return found
 
 
-def _make_room() -> None:
+def _make_room(judged: int) -> None:
     """Forgets compiled programs before the kernel refuses them memory: it allows a process 65,530 mappings (Linux)."""
     import jax
 
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+    if judged % LOOK == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
         jax.clear_caches()
         gc.collect()
 
@@ -122,25 +125,35 @@ def run(
                 progress(done, mutant.equation)
             yield judge(mutant)
             done += 1
+            _make_room(done)
         return
-    # New processes by the round: max_tasks_per_child hangs once a process has left (CPython gh-115634).
-    share = workers * CHUNKS_OF_A_PROCESS
-    for start in range(0, len(chunks), share):
-        turn = chunks[start : start + share]
-        with concurrent.futures.ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_prepare,
-            initargs=(settings or {},),
-        ) as pool:
-            futures = [pool.submit(_judge_all, chunk) for chunk in turn]
-            try:
-                for chunk, future in zip(turn, futures, strict=True):
-                    if progress is not None:
-                        progress(done, chunk[0].equation)
-                    verdicts = future.result()
-                    done += len(verdicts)
-                    yield from verdicts
-            finally:
-                for future in futures:
-                    future.cancel()
+    # New processes one by one: max_tasks_per_child hangs once a process has left (CPython gh-115634).
+    here = threading.local()
+    opened: list[concurrent.futures.ProcessPoolExecutor] = []
+
+    def judged(chunk: Sequence[Mutant]) -> list[Verdict]:
+        if getattr(here, "left", 0) == 0:
+            if hasattr(here, "pool"):
+                here.pool.shutdown()
+            context = multiprocessing.get_context("spawn")
+            here.pool = concurrent.futures.ProcessPoolExecutor(1, context, _prepare, (settings or {},))
+            here.left = CHUNKS_OF_A_PROCESS
+            opened.append(here.pool)
+        here.left -= 1
+        verdicts: list[Verdict] = here.pool.submit(_judge_all, chunk).result()
+        return verdicts
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+        futures = [threads.submit(judged, chunk) for chunk in chunks]
+        try:
+            for chunk, future in zip(chunks, futures, strict=True):
+                if progress is not None:
+                    progress(done, chunk[0].equation)
+                verdicts = future.result()
+                done += len(verdicts)
+                yield from verdicts
+        finally:
+            for future in futures:
+                future.cancel()
+            for pool in opened:
+                pool.shutdown(cancel_futures=True)
