@@ -130,8 +130,7 @@ def _parts(settings: Settings) -> Parts:
         raise UsageError(f"--mesh is of {mesh.size} devices, but the processes have {jax.device_count()}: use all")
     global_arrays.connect(mesh)
     if rollout is not None:
-        columns = getattr(data, "columns", {})
-        rollout = dataclasses.replace(rollout, prompt_texts=data.prompt_texts, columns=columns)
+        rollout = _about(rollout, data)
     if rollout is not None and mesh.size > 1:
         rollout = dataclasses.replace(
             rollout, generation=Generation(lm.logical_axes(model), mesh, config.compute_dtype)
@@ -209,6 +208,17 @@ def _rollout(settings: Settings, config: Any, method: Any, hyper: Mapping[str, A
     )  # fmt: skip
 
 
+def _about(rollout: Any, data: Any) -> Any:
+    """The rollout, told of its data: prompts' texts, columns, and how long a row is whose response is the data's."""
+    from tpu.rollout import prompts_of
+
+    told = {"prompt_texts": data.prompt_texts, "columns": getattr(data, "columns", {})}
+    if "data" in rollout.plan.slots:
+        prompt = prompts_of(data.rows(np.arange(len(data))), 0)["prompts"].shape[-1]
+        told["length"] = max(data.length, prompt + rollout.sampling.max_new_tokens)
+    return dataclasses.replace(rollout, **told)
+
+
 def _scored_together(feedback: Any) -> Any:
     """A reward or judge that is asked about every text once, whatever the number of processes."""
     return dataclasses.replace(feedback, function=global_arrays.shared(feedback.function))
@@ -222,17 +232,19 @@ def _data(settings: Settings, paths: tuple[str, ...], config: Any, tokenizer: An
         warnings.simplefilter("always")
         try:
             paths = tuple(map(remote.local, paths))
-            if rollout is not None and "data" not in rollout.plan.slots:
+            most, room = settings.max_prompt_length, longest
+            if rollout is not None:
                 room = longest - settings.max_new_tokens
                 if room < 1:
                     raise UsageError(
                         f"--max-new-tokens {settings.max_new_tokens} leaves no room for a prompt in {longest} tokens"
                     )
-                most = min(room, settings.max_prompt_length or room)
-                data: Any = lm.read_prompts(paths, max_prompt_length=most, **common)
+                most = min(room, most or room)
+            if rollout is not None and "data" not in rollout.plan.slots:
+                data: Any = lm.read_prompts(paths, max_prompt_length=most or room, **common)
             else:
                 read = lm.read_supervised if settings.method == "sft" else lm.read_preferences
-                data = read(paths, max_length=longest, max_prompt_length=settings.max_prompt_length, **common)
+                data = read(paths, max_length=longest, max_prompt_length=most, **common)
         except OSError as error:
             raise UsageError(f"--data {error.filename or ', '.join(paths)}: {error.strerror or error}") from None
         except ValueError as error:
@@ -289,8 +301,8 @@ def _example(parts: Parts) -> Batch:
     if parts.rollout is None:
         return parts.read(batch)
     size, k = parts.settings.batch, len(parts.rollout.plan.slots)
-    prompt = batch["prompts"].shape[-1] if "prompts" in batch else batch["tokens"].shape[-1]
-    tokens = np.zeros((size, k, prompt + parts.settings.max_new_tokens), np.int32)
+    length = parts.rollout.length or batch["prompts"].shape[-1] + parts.settings.max_new_tokens
+    tokens = np.zeros((size, k, length), np.int32)
     masks = tokens == 0
     found: dict[str, Any] = {"tokens": tokens, "loss_mask": masks, "attention_mask": masks}
     responses = np.zeros((size, k), np.float32)

@@ -108,6 +108,10 @@ class Rollout:
     """
     columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     """The data's other columns, row by row, for rewards and judges that take them."""
+    length: int | None = None
+    """Tokens of a row where a response is the data's: it may be longer than what is drawn, and a prompt shorter, so
+    that all begin at the left. Others are prompts, padded on the left, and `max_new_tokens`.
+    """
     generation: Generation | None = None
     """Where parameters and prompts lie meanwhile; None: where they are."""
 
@@ -206,12 +210,13 @@ class Rollout:
                 best = pool_reward[:, :n].argmax(-1)
                 made = jax.tree.map(lambda x, b=best: x[np.arange(len(b)), b][:, None], pool)
             elif source == "data":
-                made = _written_in_data(batch, self.sampling.max_new_tokens, self.tokenizer.pad)
+                made = _written_in_data(batch, self.tokenizer.pad)
             else:
                 made = self.write(source, len(places), policy, others, prompts, keys[source])
             for j, place in enumerate(places):
                 slots[place] = jax.tree.map(lambda x, j=j: x[:, j], made)
-        drawn = jax.tree.map(lambda *x: np.stack(x, 1), *slots)
+        longest = max(slot.tokens.shape[-1] for slot in slots)
+        drawn = jax.tree.map(lambda *x: np.stack(x, 1), *(_widened(one, longest, self.tokenizer.pad) for one in slots))
         completions = written_in(self.tokenizer, drawn)
         fields = self._feedback(said, completions, pool_reward, policy, others, prompts, keys)
         if reads(self.method, "behaviour"):
@@ -229,9 +234,10 @@ class Rollout:
         shown = fields.pop("shown_reward", None)
         if shown is not None:
             metrics |= {"reward": float(shown.mean()), "reward_std": float(shown.std(1).mean())}
-        return Rolled(
-            assembled(prompts, drawn) | fields, metrics, list(said.texts), [list(x) for x in completions.texts]
-        )
+        made_batch = assembled(prompts, drawn) | fields
+        if self.length is not None:
+            made_batch = _begun_left(made_batch, self.length)
+        return Rolled(made_batch, metrics, list(said.texts), [list(texts) for texts in completions.texts])
 
     def _scalar_reward(self, prompts: Prompts, completions: Written) -> np.ndarray:
         assert self.reward is not None
@@ -313,18 +319,40 @@ def prompts_of(batch: Mapping[str, np.ndarray], pad: int) -> Host:
     return {"prompts": rows, "prompt_mask": mask}
 
 
-def _written_in_data(batch: Mapping[str, np.ndarray], length: int, pad: int) -> Any:
-    """The first response of each row of the data, as if it had been generated. Raises: ValueError if there is none."""
+def _written_in_data(batch: Mapping[str, np.ndarray], pad: int) -> Any:
+    """The first response of each row of the data, whole, as if it had been generated. Raises: ValueError if there is
+    none.
+    """
     if "tokens" not in batch:
         raise ValueError("response 0 comes from the data: rows need a completion (or chosen) beside the prompt")
     tokens, trained = (np.asarray(batch[name])[:, 0] for name in ("tokens", "loss_mask"))
+    length = int((trained != 0).sum(-1).max())
     rows, mask = np.full((len(tokens), 1, length), pad, np.int32), np.zeros((len(tokens), 1, length), bool)
     for n, (found, inside) in enumerate(zip(tokens, trained != 0, strict=True)):
-        response = found[inside][:length]
+        response = found[inside]
         rows[n, 0, : len(response)], mask[n, 0, : len(response)] = response, True
     nothing = np.zeros(rows.shape, np.float32)
     arrays: dict[str, Any] = {"tokens": rows, "mask": mask, "logp": nothing, "law_logp": nothing}
     return lm.Generated(**arrays)
+
+
+def _widened(made: Any, length: int, pad: int) -> Any:
+    """Responses `[B, N]`, padded on the right."""
+    more = length - made.tokens.shape[-1]
+    wide = lambda x, value: np.pad(np.asarray(x), [(0, 0), (0, more)], constant_values=value)
+    fields = {field.name: wide(getattr(made, field.name), 0) for field in dataclasses.fields(made)}
+    return type(made)(**{**fields, "tokens": wide(made.tokens, pad)})
+
+
+def _begun_left(batch: Host, length: int) -> Host:
+    """The rows `[B, K, T]` with all padding behind, `length` tokens; no row has more."""
+    order = np.argsort(batch["attention_mask"] == 0, -1, kind="stable")
+    found = dict(batch)
+    for name in ("tokens", "loss_mask", "attention_mask", "behaviour_token_logp"):
+        if name in batch:
+            left = np.take_along_axis(batch[name], order, -1)[..., :length]
+            found[name] = np.pad(left, [(0, 0), (0, 0), (0, length - left.shape[-1])])
+    return found
 
 
 def assembled(prompts: Host, made: Any) -> Host:

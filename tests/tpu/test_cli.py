@@ -278,6 +278,18 @@ def test_stored_log_probs_take_the_place_of_the_reference(capsys: Any) -> None:
     assert main([*train, "--out", "stored", "--resume", "--ref-logps", "other.safetensors"]) == 2
 
 
+def test_prompts_leave_room_beside_responses_of_the_data(capsys: Any) -> None:
+    """SPIN, 64 tokens: long responses stay whole beside short drawn ones, and a prompt without room is left out."""
+    rows = [{"prompt": f"Q{n}", "chosen": "long " * 11, "rejected": "no"} for n in range(8)]
+    rows.append({"prompt": "Q" * 50, "chosen": "short", "rejected": "no"})
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = Settings(method="spin", data=("rows.jsonl",), mesh="data=1", reward=("length",), max_new_tokens=16)
+    parts = assemble(settings).parts
+    assert "1 of 9 rows were left out: their prompt has more than 48 tokens" in capsys.readouterr().err
+    assert parts.rollout.length == 64 and len(parts.data) == 8
+    assert parts.rollout.prompt_texts == tuple(f"Q{n}" for n in range(8))
+
+
 @pytest.mark.slow
 def test_stored_log_probs_take_the_place_of_past_policies(capsys: Any) -> None:
     """The numbers of a run that holds its one opponent fixed, and no past policy in the state."""

@@ -190,6 +190,25 @@ def test_every_method_gets_a_batch_it_can_read() -> None:
             assert [texts[0] for texts in rolled.completions] == ["c"] * 4
 
 
+def test_a_response_of_the_data_is_whole_however_long_and_beside_the_drawn_one() -> None:
+    """SPIN: the data's responses of 5 and 2 tokens, their ends included, with 2 that are drawn; all fit in 7."""
+    rows = [[*PROMPT, 2, 1, 0, 1, EOS], [1, *PROMPT, 2, EOS, 0, 0]]
+    batch = {
+        "tokens": np.array(rows)[:, None],
+        "loss_mask": np.array([[0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0]])[:, None],
+        "attention_mask": np.array([[1] * 7, [1, 1, 1, 1, 1, 0, 0]])[:, None],
+    }
+    rolled = rollout("spin", length=7, reward=rewards.load("length"))(POLICY, OTHERS, batch, jax.random.key(0))
+    for name in batch:
+        np.testing.assert_array_equal(rolled.batch[name][:, 0], batch[name][:, 0], err_msg=name)
+    second = rolled.batch["tokens"][:, 1], rolled.batch["loss_mask"][:, 1], rolled.batch["attention_mask"][:, 1]
+    for n, (tokens, trained, seen) in enumerate(zip(*second, strict=True)):
+        prompt = (PROMPT, (1, *PROMPT))[n]
+        assert tuple(tokens[: len(prompt)]) == prompt and not trained[: len(prompt)].any()
+        assert 1 <= trained.sum() <= N and trained[len(prompt)] and seen.sum() == len(prompt) + trained.sum()
+    assert rolled.completions[0][0] == "cbab" and rolled.metrics["completions/clipped_ratio"] <= 0.5
+
+
 def test_prompts_are_found_before_the_responses() -> None:
     batch = {
         "tokens": np.array([[[5, 6, 7, 8, 0]], [[5, 9, 9, 0, 0]]]),
