@@ -41,7 +41,9 @@ def policy_is_reference(policy: Any, reference: Any, *, dtype: str = "float32", 
     row, response = (int(i) for i in np.unravel_index(np.argmax(np.where(np.isnan(gap), np.inf, gap)), gap.shape))
     here, there = float(np.asarray(policy)[row, response]), float(np.asarray(reference)[row, response])
     why = (
-        "they were made by another model, tokenizer or template, or for other rows; make them again by "
+        "the model computes no numbers on it: are its weights whole, and is --dtype wide enough?"
+        if not np.isfinite(here)
+        else "they were made by another model, tokenizer or template, or for other rows; make them again by "
         "python -m tpu logprobs"
         if precomputed
         else "with adapters it must be the model they sit on; a reference of its own is named by --reference"
@@ -70,6 +72,10 @@ def same_for_halves(sums: Callable[[Batch], tuple[Any, Any]], batch: Batch, *, d
     both = {name: np.concatenate([first[name], second[name]]) for name in first}
     whole, first_sums, second_sums = (tuple(float(x) for x in sums(part)) for part in (both, first, second))
     count = first_sums[1] + second_sums[1]
+    if not np.isfinite(
+        [whole[0], first_sums[0], second_sums[0]]
+    ).all():  # what is fed in is; the loop stops, and keeps it
+        return Check("accumulation", None, f"the loss of the first batch is {whole[0]}: there is nothing to compare")
     mean, accumulated = whole[0] / max(whole[1], 1), (first_sums[0] + second_sums[0]) / max(count, 1)
     room = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 2e-2}[dtype] * max(1.0, abs(mean))
     if abs(mean - accumulated) <= room and whole[1] == count:

@@ -130,12 +130,14 @@ class Reward:
         got = _called(f"reward {self.name}", self.function, (flat_prompts, flat), named)
         if got.ndim > 2:
             raise FeedbackError(f"reward {self.name} returned shape {got.shape}; one or M numbers a completion are due")
-        bad = ~np.isfinite(got if got.ndim == 1 else got.sum(-1))
+        with np.errstate(over="ignore"):  # 1e39 is a number here, and infinite where losses are computed
+            fine = np.isfinite(got.astype(np.float32))
+        bad = ~fine.reshape(len(flat), -1).all(-1)
         if bad.any():
             i = int(np.argmax(bad))
             raise FeedbackError(
                 f"reward {self.name} returned {got[i]} for sample {i} (prompt {i // k}, response {i % k}): prompt "
-                f"{_short(flat_prompts[i])}, completion {_short(flat[i])}; finite numbers are allowed"
+                f"{_short(flat_prompts[i])}, completion {_short(flat[i])}; numbers that float32 holds are allowed"
             )
         return got.reshape(len(asked.texts), k, *got.shape[1:])
 

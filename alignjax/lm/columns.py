@@ -341,7 +341,7 @@ def _numbers(name: str, value: Any, k: int) -> np.ndarray:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name!r} must be a number, got {kind(value)}")
-    number = float(value) if abs(value) < 1e300 else float("inf")
-    if not np.isfinite(number):
-        raise ValueError(f"{name!r} must be a finite number, got {value}")
-    return number
+    most = float(np.finfo(np.float32).max)
+    if not -most <= value <= most:
+        raise ValueError(f"{name!r} must be a finite number, got {value}; float32 holds {most:.2g}")
+    return float(value)

@@ -107,6 +107,10 @@ def test_batches_shuffle_by_seed_and_cover_an_epoch(tmp_path: Path) -> None:
             b'{"prompt": "a", "responses": ["b", "c"], "preference": NaN}',
             "'preference' must be a finite number, got nan",
         ),
+        (
+            {**SAMPLED, "rewards": [1e39, 1.0]},
+            r"'rewards\[0\]' must be a finite number, got 1e\+39; float32 holds 3.4e",
+        ),
         ({**SAMPLED, "preference": [[0.5, 0.7], [0.7, 0.5]]}, r"must satisfy P \+ P\^T = 1: at \(0, 1\)"),
         ({**SAMPLED, "preference": [[0.5, 0.7]]}, "'preference' must be 2 rows of 2 numbers, got 1 rows"),
         ({**SAMPLED, "responses": ["a", "b", "c"]}, "3 responses need a 3 x 3 matrix"),

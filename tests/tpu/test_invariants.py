@@ -68,6 +68,14 @@ def test_halves_add_up_for_sums_and_not_for_means() -> None:
     assert invariants.same_for_halves(rows, {name: array[:1] for name, array in data.items()}).holds is None
 
 
+def test_a_loss_that_is_no_number_is_no_fault_of_the_split() -> None:
+    """The loop stops on it and keeps the batch; a model that computes none is told of as such."""
+    found = invariants.same_for_halves(lambda part: (np.nan, 3.0), batch())
+    assert found.holds is None and "the loss of the first batch is nan" in found.says
+    found = invariants.policy_is_reference(np.full((2, 1), np.nan), np.zeros((2, 1)))
+    assert found.holds is False and "the model computes no numbers on it" in found.says
+
+
 def test_one_beginning_of_sequence() -> None:
     assert invariants.one_bos(batch(), BOS).holds
     assert invariants.one_bos(batch(), None).holds is None

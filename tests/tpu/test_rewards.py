@@ -123,6 +123,9 @@ def test_processes_share_out_named_lists_alike(monkeypatch: pytest.MonkeyPatch) 
     [
         (lambda: rewards.load(lambda p, c: [math.nan if t == "x" else 0.0 for t in c])(PROMPTS, TEXTS),
          r"returned nan for sample 4 \(prompt 1, response 1\): prompt 'b', completion 'x'"),
+        (lambda: rewards.load(lambda p, c: [1e39 if t == "x" else 0.0 for t in c])(PROMPTS, TEXTS),
+         r"returned 1e\+39 for sample 4 .*completion 'x'; numbers that float32 holds"),
+        (lambda: rewards.load(lambda p, c: [[0.0, -1e39]] * 6)(PROMPTS, TEXTS), "for sample 0"),
         (lambda: rewards.load(lambda p, c: [0.0])(PROMPTS, TEXTS), r"must return 6 entries.* got shape \(1,\)"),
         (lambda: rewards.load(lambda p, c: ["good"] * 6)(PROMPTS, TEXTS), "must return numbers"),
         (lambda: rewards.load(lambda p, c: 1 / 0)(PROMPTS, TEXTS), "raised ZeroDivisionError"),
