@@ -187,12 +187,20 @@ def _scored(
 
 
 def evaluate_pairs(
-    model: Model, reference: Model | None, data: Any, *, beta: float, index: np.ndarray | None = None, batch: int = 8
+    model: Model,
+    reference: Model | None,
+    data: Any,
+    *,
+    beta: float,
+    index: np.ndarray | None = None,
+    batch: int = 8,
+    ranked: bool = False,
 ) -> dict[str, float]:
     """The metrics that trainers plot of pairs (`lm.PreferenceData`, K = 2): `logps/chosen`, and with a reference
     `rewards/accuracies`, `rewards/margins`, ... of the implicit rewards beta (logp - ref_logp).
 
-    `index`: which rows, by default all.
+    `index`: which rows, by default all. The chosen response is the preferred one, without preferences the first; or
+    if they are `ranked` the one with the larger reward.
     """
     index = np.arange(len(data)) if index is None else index
     total: dict[str, tuple[float, float]] = {}
@@ -202,8 +210,9 @@ def evaluate_pairs(
         logps = [np.asarray(lm.token_logps(*one, *arrays)) for one in (model, reference) if one is not None]
         real = np.append(True, part[1:] != 0)  # the others fill the last batch up
         one = Samples.from_tokens(
-            logps[0], logps[1] if reference is not None else None, rows["loss_mask"], preference=rows.get("preference")
-        )
+            logps[0], logps[1] if reference is not None else None, rows["loss_mask"], preference=rows.get("preference"),
+            reward=rows.get("reward") if ranked else None,
+        )  # fmt: skip
         kept = jax.tree.map(lambda x, real=real: x[real], one)
         for name, pair in pair_metrics(kept, beta).items():
             before = total.get(name, (0.0, 0.0))

@@ -78,13 +78,15 @@ def _read(options: argparse.Namespace, config: Any, tokenizer: Any) -> dict[str,
             best = np.asarray(rows[field]).argmax(-1)
             break
     each = np.arange(len(first))
+    known = kind == "pairs" or "preference" in rows or "reward" in rows  # which of two is the chosen one
     said = ids_of(rows["tokens"][each, best], rows["loss_mask"][each, best])
     return {
         "prompts": prompts_of(rows, tokenizer.pad),
         "texts": [data.prompt_texts[i] for i in first],
         "rivals": Written([[tokenizer.decode(one)] for one in said], [[one] for one in said]),
         "columns": {},
-        "pairs": (data, first) if data.num_responses == 2 else None,
+        "pairs": (data, first) if data.num_responses == 2 and known else None,
+        "ranked": kind == "responses",
     }
 
 
@@ -141,7 +143,13 @@ def run(options: argparse.Namespace) -> int:
             if asked["pairs"] is not None:
                 data, index = asked["pairs"]
                 found |= evaluate_pairs(
-                    (config, params), reference, data, index=index, beta=options.beta, batch=options.batch
+                    (config, params),
+                    reference,
+                    data,
+                    index=index,
+                    beta=options.beta,
+                    batch=options.batch,
+                    ranked=asked["ranked"],
                 )
         except (ValueError, jax.errors.JaxRuntimeError) as error:
             raise Failed(f"{name}: {error}") from None
