@@ -68,8 +68,8 @@ def make_optimiser(
 ) -> optax.GradientTransformation:
     """The optimiser of that name; gradients are first scaled down to the global norm `clip`, None for no such limit.
 
-    An update takes learning rate x `weight_decay` of a weight away. Adafactor's learning rate is that of Adam, absolute:
-    not relative to the size of each parameter.
+    An update takes learning rate x `weight_decay` of a weight away. Adafactor's learning rate is absolute, as Adam's
+    is: not relative to the size of each parameter.
 
     Raises: UnknownName; ValueError for a weight decay with an optimiser that has none.
     """
