@@ -21,6 +21,7 @@ import alignjax
 from alignjax import checks, lm
 from tpu import adapters, flops, global_arrays, layouts, precompute, remote
 from tpu.arguments import UsageError
+from tpu.asked import check_asked, check_keep_best
 from tpu.bridge import reads
 from tpu.distributed import is_first, same, several
 from tpu.fingerprint import fingerprint
@@ -98,6 +99,7 @@ def _parts(settings: Settings) -> Parts:
         raise UsageError(f"{task_name} has no hyperparameters, got {', '.join(settings.hyper)}")
     if method is None and settings.online:
         raise UsageError(f"{task_name} is trained on a file; a reward or a judge would have no effect")
+    check_asked(settings, has_reference=method is not None)
     hyper = {} if method is None else loss_hyperparameters(method, settings.hyper, online=settings.online)
     with global_arrays.on_host():
         config, params, tokenizer = load_model(settings.model, seed=settings.seed, dtype=settings.param_dtype)
@@ -350,7 +352,10 @@ def _placed(parts: Parts) -> tuple[TrainState, Any, Any, Batch]:
         fixed_history=settings.fixed_history,
     )  # fmt: skip
     # Traced and not run: what the method itself refuses (an unknown divergence, say) is refused now.
-    jax.eval_shape(step, state, reference, example)
+    metrics = set(jax.eval_shape(step, state, reference, example)[1])
+    if settings.keep_best is not None:
+        evaluated = {"loss", *jax.eval_shape(parts.sums, state, reference, example).metrics}
+        check_keep_best(settings, metrics | (parts.rollout.metrics if parts.rollout else set()), evaluated)
     return state, reference, keep_if_not_finite(step), example
 
 

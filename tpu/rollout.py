@@ -139,6 +139,13 @@ class Rollout:
         every = {"reward", "rewards", "preference", "win_rate"}
         return (every & {*self.method.reads, *self.method.reads_if_present}) | {"behaviour_logp"}
 
+    @property
+    def metrics(self) -> set[str]:
+        """The names of the metrics of every rollout."""
+        found = {"completions/mean_length", "completions/clipped_ratio"}
+        found |= {"entropy"} if {"policy", "mixture"} & {*self.plan.slots} else set()
+        return found | ({"reward", "reward_std"} if {"reward", "rewards"} & {*self.method.reads} else set())
+
     # --- sampling
 
     def write(self, source: str, count: int, policy: Params, others: Others, prompts: Host, key: jax.Array) -> Any:
@@ -230,7 +237,8 @@ class Rollout:
         written = np.asarray([one in ("policy", "mixture") for one in self.plan.slots])
         if written.any():
             mask = drawn.mask[:, written]
-            metrics["entropy"] = float(-(drawn.logp[:, written] * mask).sum() / max(mask.sum(), 1))
+            # Of the law that was drawn from, as -E log of itself: temperature, truncation and mixture included.
+            metrics["entropy"] = float(-(drawn.law_logp[:, written] * mask).sum() / max(mask.sum(), 1))
         shown = fields.pop("shown_reward", None)
         if shown is not None:
             metrics |= {"reward": float(shown.mean()), "reward_std": float(shown.std(1).mean())}

@@ -154,6 +154,7 @@ def test_tasks_adapters_and_online(capsys: Any, method: str, data: str, more: li
 
 
 DPO = ["train", "--method", "dpo", "--data", PAIRS]
+RLOO = ["train", "--method", "rloo", "--data", PAIRS, "--reward", "length", "--max-new-tokens", "4"]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,16 @@ DPO = ["train", "--method", "dpo", "--data", PAIRS]
         ([*DPO, "--lora-rank", "2", "--reference", "."], "with --lora-rank the reference is the model itself"),
         ([*DPO, "--ref-logps", "none.safetensors"], "--ref-logps none.safetensors: No such file"),
         ([*DPO, "--ref-logps", "bad.jsonl"], "--ref-logps: bad.jsonl is no file of python -m tpu logprobs"),
+        ([*RLOO, "--top-p", "1.5"], "--top-p must lie in [0, 1], got 1.5"),
+        ([*DPO, "--sampler", "policy"], "--sampler is of responses that are drawn and scored (--reward or --judge)"),
+        ([*DPO, "--num-responses", "2"], "--num-responses is of responses that are drawn"),
+        ([*DPO, "--opponents", "2"], "--opponents is of responses that are drawn"),
+        ([*DPO, "--pool-size", "8"], "--pool-size is of responses that are drawn"),
+        ([*DPO, "--hard-labels"], "--hard-labels is of responses that are drawn"),
+        (["train", "--method", "sft", "--data", PAIRS, "--reference", "tiny"], "--reference: sft has none"),
+        (["train", "--method", "reward-model", "--data", PAIRS, "--reference", "tiny"], "reward_model has none"),
+        ([*DPO, "--resume", "--overwrite"], "--resume goes on with the run in OUT and --overwrite deletes it"),
+        ([*DPO, "--param-dtype", "float64"], "--param-dtype float64: JAX has float32 in its place, unless it is"),
         ([*DPO, "--judge", "longr"], "did you mean 'longer'"),
         (["train", "--method", "sft", "--data", PAIRS, "--beta", "1"], "sft has no hyperparameters, got beta"),
         (
@@ -288,6 +299,22 @@ def test_prompts_leave_room_beside_responses_of_the_data(capsys: Any) -> None:
     assert "1 of 9 rows were left out: their prompt has more than 48 tokens" in capsys.readouterr().err
     assert parts.rollout.length == 64 and len(parts.data) == 8
     assert parts.rollout.prompt_texts == tuple(f"Q{n}" for n in range(8))
+
+
+@pytest.mark.slow
+def test_a_metric_that_is_none_is_told_before_the_first_update(capsys: Any) -> None:
+    """Offline, online and of evaluations; names that there are pass."""
+    base = ["--mesh", "data=1", "--out", "here", "--keep-best"]
+    for arguments, message in (
+        ([*DPO, *base, "rewards/accuracy"], "did you mean 'rewards/accuracies'"),
+        ([*DPO, *base, "eval/loss"], "unknown metric (--keep-best) 'eval/loss'"),  # nothing is evaluated
+        ([*RLOO, *base, "max:rewad"], "did you mean 'reward'"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err and not Path("here").exists()
+    settings = Settings(method="dpo", data=(PAIRS,), mesh="data=1", keep_best="eval/rewards/accuracies", eval_every=1,
+                        eval_data=(PAIRS,))  # fmt: skip
+    assert assemble(settings).keep_best == "eval/rewards/accuracies"
 
 
 @pytest.mark.slow

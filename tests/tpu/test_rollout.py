@@ -141,6 +141,10 @@ def test_what_a_batch_holds_and_the_same_key_the_same_batch() -> None:
     assert not batch["attention_mask"][..., 0].any()
     for row, texts in zip(batch["reward"], first.completions, strict=True):
         np.testing.assert_array_equal(row, [WORTH[text] for text in texts])
+    assert first.metrics.keys() == roll.metrics
+    # The entropy is that of the law as well, by the log-probs that it gave what it drew.
+    wanted = -batch["behaviour_token_logp"].sum() / batch["loss_mask"].sum()
+    assert first.metrics["entropy"] == pytest.approx(wanted, rel=1e-5)
     # The behaviour is the law with its temperature: the policy's at 0.7, renormalised.
     logits = lm.logits(CONFIG, flat, batch["tokens"].reshape(-1, 5), batch["attention_mask"].reshape(-1, 5))
     wanted = jax.nn.log_softmax(logits / 0.7)[:, 2]

@@ -234,6 +234,8 @@ def run(options: argparse.Namespace) -> int:
       python -m tpu train --method rloo --model DIR --data prompts.jsonl --reward my_package.rewards:score --out out/rl
       python -m tpu train --out out/dpo --resume
     """
+    if options.resume and options.overwrite:
+        raise UsageError("--resume goes on with the run in OUT and --overwrite deletes it: give one of them")
     if options.out:
         remote.place(options.out)  # what it cannot be is told before anything is started
     processes = Processes(**{name: getattr(options, name) for name in PROCESSES})
