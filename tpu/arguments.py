@@ -69,6 +69,13 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
+def truth(text: str) -> bool:
+    """An argument type: true or false."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return text.lower() == "true"
+
+
 def hyperparameters_of(methods: Mapping[str, Method]) -> dict[str, dict[str, Any]]:
     """Every hyperparameter of every method: name -> {method: default}."""
     found: dict[str, dict[str, Any]] = {}
@@ -93,11 +100,12 @@ def add_hyperparameters(parser: argparse.ArgumentParser, methods: Mapping[str, M
     group = parser.add_argument_group("hyperparameters", "by default those of the method")
     for name, of in hyperparameters_of(methods).items():
         text = HYPERPARAMETERS[name][1] if name in HYPERPARAMETERS else f"of {', '.join(of)}"
-        words = any(isinstance(default, str) for default in of.values())
+        one_of = lambda kind, of=of: any(isinstance(default, kind) for default in of.values())
+        typed, shown = (str, "NAME") if one_of(str) else (truth, "true|false") if one_of(bool) else (number, "X")
         group.add_argument(
             f"--{name.replace('_', '-')}",
             dest=f"hyper_{name}",
-            type=str if words else number,
-            metavar="NAME" if words else "X",
+            type=typed,
+            metavar=shown,
             help=f"{text} (default: {_defaults(of)})".replace("%", "%%"),
         )

@@ -226,8 +226,10 @@ def _scored_together(feedback: Any) -> Any:
     return dataclasses.replace(feedback, function=global_arrays.shared(feedback.function))
 
 
-def _data(settings: Settings, paths: tuple[str, ...], config: Any, tokenizer: Any, rollout: Any) -> Any:
-    """The rows of the files, as this method needs them; what was cut or dropped is told on stderr."""
+def _data(
+    settings: Settings, paths: tuple[str, ...], config: Any, tokenizer: Any, rollout: Any, flag: str = "--data"
+) -> Any:
+    """The rows of the files that `flag` names, as this method needs them; what was cut or dropped is told on stderr."""
     longest = settings.max_length or config.max_length
     common = {"tokenizer": tokenizer, "too_long": settings.too_long}
     with warnings.catch_warnings(record=True) as caught:
@@ -248,9 +250,9 @@ def _data(settings: Settings, paths: tuple[str, ...], config: Any, tokenizer: An
                 read = lm.read_supervised if settings.method == "sft" else lm.read_preferences
                 data = read(paths, max_length=longest, max_prompt_length=most, **common)
         except OSError as error:
-            raise UsageError(f"--data {error.filename or ', '.join(paths)}: {error.strerror or error}") from None
+            raise UsageError(f"{flag} {error.filename or ', '.join(paths)}: {error.strerror or error}") from None
         except ValueError as error:
-            raise UsageError(f"--data {error}") from None
+            raise UsageError(f"{flag} {error}") from None
     for warning in caught if is_first() else ():
         print(f"warning: {warning.message}", file=sys.stderr)
     return data

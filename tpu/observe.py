@@ -27,7 +27,7 @@ def evaluator(parts: Parts, read: Callable[..., Any]) -> Callable[[TrainState, A
     settings = parts.settings
     if parts.rollout is not None:
         raise UsageError("--eval-data: an online method is evaluated on the rewards it is trained on; see also `eval`")
-    data = read(settings, settings.eval_data, parts.decoder, parts.tokenizer, None)
+    data = read(settings, settings.eval_data, parts.decoder, parts.tokenizer, None, "--eval-data")
     if parts.method is not None:
         check_method(parts.method, data.feedback, data.num_responses)
 

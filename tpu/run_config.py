@@ -171,8 +171,11 @@ def as_arguments(path: str, known: Mapping[str, bool], text: str | None = None) 
         if isinstance(value, dict):
             raise ValueError(f"--config {path}: {key} must be a value or a list, got a mapping")
         if isinstance(value, bool):
-            if known[name]:
+            if known[name] and key not in nested:
                 raise ValueError(f"--config {path}: {key} must be a value, got {value}")
+            if known[name]:
+                found += [f"--{name}={value}"]
+                continue
             found += [f"--{name}"] if value else [f"--no-{name}"] if negated else []
         elif not known[name]:
             raise ValueError(f"--config {path}: {key} must be true or false, got {value!r}")

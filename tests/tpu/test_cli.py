@@ -15,10 +15,11 @@ import alignjax
 from alignjax import lm
 from tpu import precompute
 from tpu.assembly import assemble
-from tpu.cli import main
+from tpu.cli import main, parser
+from tpu.commands.train import expand, settings_of
 from tpu.examples.generate import contents
 from tpu.fingerprint import fingerprint
-from tpu.run_config import Settings
+from tpu.run_config import Settings, as_yaml
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "tpu" / "examples"
 PAIRS, SAMPLED = str(EXAMPLES / "pairs.jsonl"), str(EXAMPLES / "sampled.jsonl")
@@ -209,6 +210,9 @@ RLOO = ["train", "--method", "rloo", "--data", PAIRS, "--reward", "length", "--m
         (["train", "--method", "reward-model", "--data", PAIRS, "--reference", "tiny"], "reward_model has none"),
         ([*DPO, "--resume", "--overwrite"], "--resume goes on with the run in OUT and --overwrite deletes it"),
         ([*DPO, "--param-dtype", "float64"], "--param-dtype float64: JAX has float32 in its place, unless it is"),
+        ([*DPO, "--eval-data", "none.jsonl"], "--eval-data none.jsonl: No such file"),
+        ([*DPO, "--eval-data", "bad.jsonl"], "--eval-data bad.jsonl, line 2: not JSON"),
+        (["train", "--method", "bond", "--data", PAIRS, "--include-b", "3"], "--include-b: must be true or false, got"),
         ([*DPO, "--judge", "longr"], "did you mean 'longer'"),
         (["train", "--method", "sft", "--data", PAIRS, "--beta", "1"], "sft has no hyperparameters, got beta"),
         (
@@ -233,6 +237,15 @@ def test_what_cannot_start_says_why(capsys: Any, arguments: list[str], message: 
     captured = capsys.readouterr()
     assert message in captured.err and captured.out == ""
     assert not Path("out").exists()
+
+
+def test_a_truth_value_is_a_hyperparameter_of_the_command_line_and_of_yaml() -> None:
+    read = lambda *words: settings_of(parser().parse_args(["train", *expand(words)]))
+    for word, value in (("False", False), ("true", True)):
+        asked = read("--method", "bond", "--data", PAIRS, "--include-b", word)
+        assert asked.hyper == {"include_b": value}
+        Path("run.yaml").write_text(as_yaml(asked))
+        assert read("--config", "run.yaml") == asked
 
 
 def test_cut_responses_are_told(capsys: Any) -> None:
