@@ -5,10 +5,6 @@ Whatever is wrong with what was asked for is found here, before any work.
 
 import dataclasses
 import functools
-import hashlib
-import json
-import sys
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,12 +15,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import alignjax
 from alignjax import checks, lm
-from tpu import adapters, flops, global_arrays, layouts, precompute, remote
+from tpu import adapters, flops, global_arrays, layouts, remote
 from tpu.arguments import UsageError
 from tpu.asked import check_asked, check_keep_best
 from tpu.bridge import reads
-from tpu.distributed import is_first, same, several
+from tpu.distributed import same, several
 from tpu.fingerprint import fingerprint
+from tpu.inputs import data_digest, named_reference, read_data, with_logps
 from tpu.loop import Run, keep_if_not_finite
 from tpu.mesh import make_mesh, num_slices
 from tpu.models import load_model
@@ -76,7 +73,7 @@ def assemble(settings: Settings) -> Run:
         state=state, reference=reference, step=step, batches=parts.batches, prepare=parts.prepare,
         learning_rate=_rates(parts.schedule, settings.steps),
         identity=agreed, described=paths, yaml=as_yaml(settings),
-        evaluate=evaluator(parts, _data) if settings.eval_data else None,
+        evaluate=evaluator(parts) if settings.eval_data else None,
         generate=generator(parts), export=functools.partial(export, parts),
         check=functools.partial(check, parts) if settings.checks else None, place=_placer(parts) if several() else None,
         save_every=settings.save_every, save_async=settings.save_async,
@@ -110,14 +107,14 @@ def _parts(settings: Settings) -> Parts:
         )
     model = _with_adapters(settings, config)
     rollout = None if method is None or not settings.online else _rollout(settings, model, method, hyper, tokenizer)
-    data = _data(settings, settings.data, config, tokenizer, rollout)
+    data = read_data(settings, settings.data, config, tokenizer, rollout)
     if settings.ref_logps:
         if rollout is not None:
             raise UsageError(
                 "--ref-logps are of responses in a file; online they are drawn, and it would have no effect"
             )
         try:
-            data = _with_logps(params, data, settings, config)
+            data = with_logps(params, data, settings, config)
         except OSError as error:
             raise UsageError(f"--ref-logps {error.filename}: {error.strerror or error}") from None
         except ValueError as error:
@@ -226,76 +223,6 @@ def _scored_together(feedback: Any) -> Any:
     return dataclasses.replace(feedback, function=global_arrays.shared(feedback.function))
 
 
-def _data(
-    settings: Settings, paths: tuple[str, ...], config: Any, tokenizer: Any, rollout: Any, flag: str = "--data"
-) -> Any:
-    """The rows of the files that `flag` names, as this method needs them; what was cut or dropped is told on stderr."""
-    longest = settings.max_length or config.max_length
-    common = {"tokenizer": tokenizer, "too_long": settings.too_long}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            paths = tuple(map(remote.local, paths))
-            most, room = settings.max_prompt_length, longest
-            if rollout is not None:
-                room = longest - settings.max_new_tokens
-                if room < 1:
-                    raise UsageError(
-                        f"--max-new-tokens {settings.max_new_tokens} leaves no room for a prompt in {longest} tokens"
-                    )
-                most = min(room, most or room)
-            if rollout is not None and "data" not in rollout.plan.slots:
-                data: Any = lm.read_prompts(paths, max_prompt_length=most or room, **common)
-            else:
-                read = lm.read_supervised if settings.method == "sft" else lm.read_preferences
-                data = read(paths, max_length=longest, max_prompt_length=most, **common)
-        except OSError as error:
-            raise UsageError(f"{flag} {error.filename or ', '.join(paths)}: {error.strerror or error}") from None
-        except ValueError as error:
-            raise UsageError(f"{flag} {error}") from None
-    for warning in caught if is_first() else ():
-        print(f"warning: {warning.message}", file=sys.stderr)
-    return data
-
-
-def _named_reference(settings: Settings, config: Any) -> Any:
-    """The parameters of `--reference`, in the memory of the host. `config`: of the decoder that is trained."""
-    with global_arrays.on_host():
-        there, params, _ = load_model(str(settings.reference), seed=settings.seed, dtype=settings.param_dtype)
-    if dataclasses.replace(there, dtype=config.dtype, remat=config.remat) != config:
-        raise UsageError(f"--reference {settings.reference} is a model of another shape than {settings.model}")
-    return params
-
-
-def _with_logps(params: Any, data: Any, settings: Settings, config: Any) -> Any:
-    """The data with the log-probs of `--ref-logps`, by what each file says it is; the reference's must be those of
-    `--reference`, or without one the policy's own at the start.
-    """
-    roles: dict[str, list[str]] = {}
-    for path in settings.ref_logps:
-        roles.setdefault(precompute.read(path)[1].get("role", "ref"), []).append(path)
-    for role, paths in roles.items():
-        own = None
-        if role == "ref":
-            own = fingerprint(params if settings.reference is None else _named_reference(settings, config))
-        data = precompute.attach(data, paths, model=own, role=role)
-    return data
-
-
-def data_digest(data: Any) -> dict[str, Any]:
-    """The rows as arrays, in 16 hexadecimal digits: what tokenizer, template and lengths made of the files."""
-    digest = hashlib.sha256()
-    for name in ("tokens", "loss_mask", "attention_mask", "prompts", "prompt_mask"):
-        if hasattr(data, name):
-            array = np.ascontiguousarray(getattr(data, name))
-            digest.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
-    for name, column in sorted(getattr(data, "columns", {}).items()):  # a reward may read it
-        digest.update(f"{name} {json.dumps(column, sort_keys=True, default=str)}".encode())
-    for name, array in sorted(getattr(data, "feedback", {}).items()):
-        digest.update(f"{name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return {"rows": len(data), "digest": digest.hexdigest()[:16]}
-
-
 # --- on the mesh ------------------------------------------------------------------------------------------------------
 
 
@@ -390,7 +317,7 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
     where = state_shardings(parts.config, parts.optimiser, mesh, parts.carried)
     other = None
     if settings.reference is not None:
-        other = spread(_named_reference(settings, parts.decoder))
+        other = spread(named_reference(settings, parts.decoder))
     state, reference = init_state(
         parts.config, parts.optimiser, key, mesh, carried=parts.carried, params=parts.params, reference=other
     )

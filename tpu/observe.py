@@ -15,6 +15,7 @@ from tpu.arguments import UsageError
 from tpu.bridge import TOKENS
 from tpu.distributed import is_first
 from tpu.global_arrays import fetched, on_first
+from tpu.inputs import read_data
 from tpu.parts import Batch, Parts
 from tpu.train_step import TrainState, check_method
 
@@ -22,12 +23,12 @@ EVAL_SEED = 1
 """What sets the keys of evaluations apart from those of rollouts."""
 
 
-def evaluator(parts: Parts, read: Callable[..., Any]) -> Callable[[TrainState, Any], Mapping[str, float]]:
-    """The loss and metrics of the step on `--eval-data`, row by row, without an update; `read` reads the files."""
+def evaluator(parts: Parts) -> Callable[[TrainState, Any], Mapping[str, float]]:
+    """The loss and metrics of the step on `--eval-data`, row by row, without an update."""
     settings = parts.settings
     if parts.rollout is not None:
         raise UsageError("--eval-data: an online method is evaluated on the rewards it is trained on; see also `eval`")
-    data = read(settings, settings.eval_data, parts.decoder, parts.tokenizer, None, "--eval-data")
+    data = read_data(settings, settings.eval_data, parts.decoder, parts.tokenizer, None, "--eval-data")
     if parts.method is not None:
         check_method(parts.method, data.feedback, data.num_responses)
 
