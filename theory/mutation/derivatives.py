@@ -65,14 +65,16 @@ def regularised_problem_differentiates(first: Array, second: Array, reward: Arra
 def dro_differentiates(first: Array, second: Array, reward: Array, number: Array) -> Array:
     """And the policy of DRO at a value that is given, below the optimal one."""
 
-    def optimum(b: Array, r: Array, v: Array) -> Array:
-        return copg.dro_optimum(problems.Problem(ref_logp=jax.nn.log_softmax(b), reward=r, value=v), beta=0.7)
+    ref_logp = jax.nn.log_softmax(second)
+    best = kl_regularised.optimal_value(ref_logp, reward, 0.7)
+
+    def optimum(v: Array) -> Array:
+        return copg.dro_optimum(problems.Problem(ref_logp=ref_logp, reward=reward, value=v), beta=0.7)
 
     def value(v: Array) -> Array:
-        return copg.value_or_optimal(problems.Problem(ref_logp=jax.nn.log_softmax(second), value=v), first)
+        return copg.value_or_optimal(problems.Problem(ref_logp=ref_logp, value=v), first)
 
-    best = kl_regularised.optimal_value(jax.nn.log_softmax(second), reward, 0.7)
-    return both(derivative(optimum, second, reward, best - 0.1 - number, at=1e-5), derivative(value, number))
+    return both(derivative(optimum, best - 0.1 - number, at=1e-5), derivative(value, number))
 
 
 def f_regularised_differentiates(first: Array, second: Array, reward: Array, number: Array) -> Array:

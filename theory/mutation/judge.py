@@ -27,7 +27,7 @@ FIRST = 16
 function); a mutant that the witness cannot tell from the original meets no more.
 """
 SLOW = 1.0
-"""Seconds above which a statement is tried after the others."""
+"""Seconds of processor time above which a statement is tried after the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +97,14 @@ def items_for(mutant: Mutant, rows: Sequence[Item] | None = None) -> list[Item]:
 
 
 def likely_first(place: Place, rows: Sequence[Item]) -> list[Item]:
-    """Statements that killed another mutant of the function first, the latest of them first, and the slow ones last."""
+    """The slow statements last; of the others, those that killed another mutant of the function first, the latest of
+    them first.
+    """
     latest = _killers.get(place, [])
 
-    def rank(item: Item) -> tuple[int, bool]:
+    def rank(item: Item) -> tuple[bool, int]:
         name = item.statement.id
-        return (latest.index(name) if name in latest else len(latest)), _seconds.get(name, 0.0) > SLOW
+        return _seconds.get(name, 0.0) > SLOW, (latest.index(name) if name in latest else len(latest))
 
     return sorted(rows, key=rank)
 
@@ -145,18 +147,17 @@ def killer(mutant: Mutant, rows: Sequence[Item]) -> str:
     place = (mutant.module, mutant.function)
     again = [(item, True) for item in rows if place in item.from_generator]
     for item, redraw in [*((item, False) for item in rows), *again]:
-        started = time.perf_counter()
+        started, name = time.process_time(), item.statement.id
         try:
             slack = smallest_slack(item, redraw)
         except Exception as error:
             _killed(place, item)
-            return f"{item.statement.id} ({type(error).__name__})"
+            return f"{name} ({type(error).__name__})"
+        # The quickest time: the first one compiles.
+        _seconds[name] = min(time.process_time() - started, _seconds.get(name, float("inf")))
         if not slack >= 0:
             _killed(place, item)
-            return item.statement.id
-        # The quickest pass: the first one compiles.
-        name = item.statement.id
-        _seconds[name] = min(time.perf_counter() - started, _seconds.get(name, float("inf")))
+            return name
     return ""
 
 
