@@ -211,8 +211,14 @@ def _about(rollout: Any, data: Any) -> Any:
     """The rollout, told of its data: prompts' texts, columns, and how long a row is whose response is the data's."""
     from tpu.rollout import prompts_of
 
-    told = {"prompt_texts": data.prompt_texts, "columns": getattr(data, "columns", {})}
+    told: dict[str, Any] = {"prompt_texts": data.prompt_texts, "columns": getattr(data, "columns", {})}
     if "data" in rollout.plan.slots:
+        trained, seen = data.loss_mask[:, 0] != 0, data.attention_mask[:, 0] != 0
+        if (seen & ~trained & (trained.cumsum(-1) > 0)).any():
+            raise UsageError(
+                f"--data: {rollout.method.name} takes its first response from the data, and there others speak within "
+                "one: a response must be one message of the assistant"
+            )
         prompt = prompts_of(data.rows(np.arange(len(data))), 0)["prompts"].shape[-1]
         told["length"] = max(data.length, prompt + rollout.sampling.max_new_tokens)
     return dataclasses.replace(rollout, **told)

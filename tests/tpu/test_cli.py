@@ -14,6 +14,7 @@ import pytest
 import alignjax
 from alignjax import lm
 from tpu import precompute
+from tpu.arguments import UsageError
 from tpu.assembly import assemble
 from tpu.cli import main, parser
 from tpu.commands.train import expand, settings_of
@@ -119,6 +120,17 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_can_be_looked_at(capsys: An
     # Every parameter is of the size of 1e38 and finite, as is the loss; its gradient is not.
     assert len(told["losses"]) == 8 and "embedding" in told["gradients"] and told["parameters"] == []
     assert main(["train", "--replay", "out/train-dpo/nan-batch-2.npz"]) == 2
+
+
+@pytest.mark.slow
+def test_a_first_loss_that_is_no_number_is_kept_for_replay(capsys: Any) -> None:
+    """Rewards that float32 holds, and whose differences it does not: no fault of how the batch is split."""
+    row = {"prompt": "p", "completions": ["a", "b"], "rewards": [3e38, -3e38]}
+    Path("big.jsonl").write_text((json.dumps(row) + "\n") * 8)
+    assert main(["train", "--method", "rloo", "--data", "big.jsonl", "--mesh", "data=1", "--steps", "1"]) == 1
+    said = capsys.readouterr()
+    assert "check accumulation: skipped: the loss of the first batch is" in said.out
+    assert " at step 0; " in said.err and Path("out/train-rloo/nan-batch-0.npz").is_file()
 
 
 @pytest.mark.long
@@ -312,6 +324,11 @@ def test_prompts_leave_room_beside_responses_of_the_data(capsys: Any) -> None:
     assert "1 of 9 rows were left out: their prompt has more than 48 tokens" in capsys.readouterr().err
     assert parts.rollout.length == 64 and len(parts.data) == 8
     assert parts.rollout.prompt_texts == tuple(f"Q{n}" for n in range(8))
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
+    row = {"prompt": turns[:1], "chosen": turns[1:], "rejected": [{"role": "assistant", "content": "no"}]}
+    Path("turns.jsonl").write_text((json.dumps(row) + "\n") * 8)
+    with pytest.raises(UsageError, match="spin takes its first response from the data, and there others speak within"):
+        assemble(dataclasses.replace(settings, data=("turns.jsonl",), max_new_tokens=4))
 
 
 @pytest.mark.slow
