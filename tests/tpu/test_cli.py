@@ -13,7 +13,7 @@ import pytest
 
 import alignjax
 from alignjax import lm
-from tpu import precompute
+from tpu import precompute, rewards
 from tpu.arguments import UsageError
 from tpu.assembly import assemble
 from tpu.cli import main, parser
@@ -329,6 +329,27 @@ def test_prompts_leave_room_beside_responses_of_the_data(capsys: Any) -> None:
     Path("turns.jsonl").write_text((json.dumps(row) + "\n") * 8)
     with pytest.raises(UsageError, match="spin takes its first response from the data, and there others speak within"):
         assemble(dataclasses.replace(settings, data=("turns.jsonl",), max_new_tokens=4))
+
+
+@pytest.mark.slow
+def test_a_reward_is_asked_alike_in_training_and_in_eval(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """About what the user of a conversation said, with the column that it names."""
+    rows = [{"prompt": [{"role": "user", "content": f"Say {n}."}], "answer": n} for n in range(4)]
+    Path("chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen: dict[str, set[tuple[str, int]]] = {}
+    for command, more in (
+        ("train", ["--method", "rloo", "--batch", "4", "--steps", "1", "--mesh", "data=1", "--eval-prompts", "0"]),
+        ("eval", ["--model", "tiny", "--num-samples", "2"]),
+    ):
+
+        def score(prompts: list[str], completions: list[str], answer: list[int], name: str = command) -> list[float]:
+            seen.setdefault(name, set()).update(zip(prompts, answer, strict=True))
+            return [0.0] * len(completions)
+
+        monkeypatch.setitem(rewards.REWARDS, "length", score)  # type: ignore[arg-type]
+        arguments = ["--data", "chats.jsonl", "--reward", "length", "--max-new-tokens", "4", *more]
+        assert main([command, *arguments]) == 0, capsys.readouterr().err
+    assert seen["train"] == seen["eval"] == {(f"Say {n}.", n) for n in range(4)}
 
 
 @pytest.mark.slow
