@@ -72,9 +72,8 @@ def same_for_halves(sums: Callable[[Batch], tuple[Any, Any]], batch: Batch, *, d
     both = {name: np.concatenate([first[name], second[name]]) for name in first}
     whole, first_sums, second_sums = (tuple(float(x) for x in sums(part)) for part in (both, first, second))
     count = first_sums[1] + second_sums[1]
-    if not np.isfinite(
-        [whole[0], first_sums[0], second_sums[0]]
-    ).all():  # what is fed in is; the loop stops, and keeps it
+    numbers = [whole[0], first_sums[0], second_sums[0]]
+    if not np.isfinite(numbers).all():  # the loop stops on it, and keeps the batch
         return Check("accumulation", None, f"the loss of the first batch is {whole[0]}: there is nothing to compare")
     mean, accumulated = whole[0] / max(whole[1], 1), (first_sums[0] + second_sums[0]) / max(count, 1)
     room = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 2e-2}[dtype] * max(1.0, abs(mean))

@@ -90,6 +90,7 @@ def test_the_policy_may_have_another_tokenizer_where_prompts_are_plain(model: An
         reward(Prompts([prompt], [other.chat([{"role": "user", "content": prompt}])], {}, other), written)
 
 
+@pytest.mark.slow
 def test_what_is_too_long_is_cut_as_in_training_and_told_once(model: Any, folder: Path, capsys: Any) -> None:
     reward = Reward("model", load_reward_model(folder))
     own = lm.ByteTokenizer()
