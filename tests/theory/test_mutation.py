@@ -217,6 +217,25 @@ def test_the_witness_can_draw_the_arguments_of_equations() -> None:
     }
 
 
+def test_every_statement_has_a_name_of_its_own() -> None:
+    # A world finds a statement by its name: of two it would judge by the first one twice.
+    names = [item.statement.id for item in judge.battery()]
+    assert len(set(names)) == len(names) > 100
+
+
+@pytest.mark.slow
+def test_several_processes_judge_as_one_does_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score, "CHUNKS_OF_A_PROCESS", 1)  # so that processes are renewed
+    names = targets.equations()
+    few = [m for name in ("equations.square", "logspace.log_ratio", "kl_estimators.k1")
+           for m in targets.mutants({name: names[name]})[:3]]  # fmt: skip
+    seen: list[int] = []
+    alone = [(v.mutant.diff, v.status) for v in score.run(few, workers=1)]
+    together = score.run(few, workers=2, progress=lambda done, name: seen.append(done))
+    assert [(v.mutant.diff, v.status) for v in together] == alone
+    assert seen == [0, 3, 6] and {status for _, status in alone} >= {"killed"}
+
+
 @pytest.mark.slow
 def test_states_boards_and_options_reach_the_witness() -> None:
     module, function = targets.equations()["games.regularised_solvers.nash_ema"]
