@@ -223,7 +223,7 @@ def test_every_statement_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names) > 100
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_several_processes_judge_as_one_does_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score, "CHUNKS_OF_A_PROCESS", 1)  # so that processes are renewed
     names = targets.equations()

@@ -31,7 +31,7 @@ def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return out, arguments
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_in_a_checkpoint(whole: Any, tmp_path: Path) -> None:
     reference, arguments = whole
     out = tmp_path / "run"
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoints_before(whole: Any, tmp_path:
     assert kill.differing(reference, out) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_not_resumed_as_another(whole: Any, tmp_path: Path, capsys: Any) -> None:
     from tpu.cli import main
 
