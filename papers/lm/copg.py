@@ -120,6 +120,7 @@ CLAIMS = (
         "Labels for DPO and IPO rank each pair by the reward model, as in the paper; mean of the last measurements.",
         best_reward,
         full_only=True,
+        stands="contradicted",
     ),
     _claim(
         "small-beta", "Figure 3", "CoPG's reward falls where β is too small.",
