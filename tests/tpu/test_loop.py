@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,18 @@ class Killed(BaseException):
     """As kill -9: nothing of the loop runs after it."""
 
 
+def killed_after(updates: int) -> Callable[[Any], None]:
+    """An `on_step` that kills the run at the update after so many."""
+    seen: list[Any] = []
+
+    def stop(row: Any) -> None:
+        seen.append(row)
+        if len(seen) > updates:
+            raise Killed
+
+    return stop
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("whole")
@@ -96,15 +108,8 @@ def test_a_run_that_is_cut_goes_on_to_the_same_bytes(
     whole: dict[str, bytes], tmp_path: Path, cuts: tuple[int, ...]
 ) -> None:
     for cut in cuts:
-        seen: list[Any] = []
-
-        def stop(row: Any, seen: list[Any] = seen, cut: int = cut) -> None:
-            seen.append(row)
-            if len(seen) > cut:
-                raise Killed
-
         with pytest.raises(Killed):
-            loop.train(run(tmp_path), resume=True, on_step=stop)
+            loop.train(run(tmp_path), resume=True, on_step=killed_after(cut))
         with open(tmp_path / "metrics.jsonl", "a") as file:
             file.write('{"step": 7, "los')  # a line that was being written
     loop.train(run(tmp_path), resume=True)
@@ -131,7 +136,7 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
         loop.train(other, resume=True)
     # Also where no checkpoint was written yet.
     with pytest.raises(Killed):
-        loop.train(run(tmp_path / "new"), on_step=lambda row: (_ for _ in ()).throw(Killed()))
+        loop.train(run(tmp_path / "new"), on_step=killed_after(0))
     other.out = tmp_path / "new"
     with pytest.raises(UsageError, match="seed was 0 and is now 1"):
         loop.train(other, resume=True)
@@ -346,5 +351,5 @@ def test_flops() -> None:
 
 def test_config_is_written_before_the_first_update(tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        loop.train(run(tmp_path), on_step=lambda row: (_ for _ in ()).throw(Killed()))
+        loop.train(run(tmp_path), on_step=killed_after(0))
     assert json.loads((tmp_path / "config.json").read_text())["identity"] == {"seed": 0, "hyper": {"beta": 0.1}}

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.tpu import kill, processes
-from tests.tpu.test_loop import FILES, Killed, contents, run
+from tests.tpu.test_loop import FILES, Killed, contents, killed_after, run
 from tpu import loop, remote, run_folder
 from tpu.arguments import Failed, UsageError
 from tpu.cli import main
@@ -78,15 +78,8 @@ def test_a_run_goes_on_where_nothing_is_left_of_the_machine(tmp_path: Path, scra
     whole, out = tmp_path / "whole", tmp_path / "bucket"
     loop.train(run(whole))
     for cut in (2, 5, 6):
-        seen: list[Any] = []
-
-        def stop(row: Any, seen: list[Any] = seen, cut: int = cut) -> None:
-            seen.append(row)
-            if len(seen) > cut:
-                raise Killed
-
         with pytest.raises(Killed):
-            loop.train(run(out, copied=True), resume=True, on_step=stop)
+            loop.train(run(out, copied=True), resume=True, on_step=killed_after(cut))
         assert list(scratch.iterdir()) == []
     assert [row["step"] for row in read_rows(out / "metrics.jsonl")] == list(range(8))  # as of the checkpoint of 8
     loop.train(run(out, copied=True), resume=True)
