@@ -122,24 +122,23 @@ def test_a_program_that_the_compiler_refuses_is_a_plan_that_does_not_fit(monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}])
-def test_log_probs_on_a_mesh_are_those_of_one_device(sizes):
-    config = lm.DecoderConfig(vocab_size=512, tied=False)
+def test_log_probs_in_chunks_on_a_mesh_are_those_of_one_device():
+    config = lm.DecoderConfig(vocab_size=32, d_model=16, d_mlp=16, num_layers=1, num_heads=2, tied=False)
     params = lm.init(config, jax.random.key(0))
-    tokens = jax.random.randint(jax.random.key(1), (16, 24), 0, 512)
-    mask = jax.random.bernoulli(jax.random.key(2), 0.6, (16, 24))
+    tokens = jax.random.randint(jax.random.key(1), (8, 24), 0, 32)
+    mask = jax.random.bernoulli(jax.random.key(2), 0.6, (8, 24))
 
     def loss(params):
         return (lm.token_logps(config, params, tokens, mask, chunk=8) * jnp.arange(24)).mean()
 
-    mesh = make_mesh(sizes)
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     where = shardings(lm.logical_axes(config), params, mesh)
 
     def sharded(params):
         with laid_out(mesh):
             return jax.value_and_grad(loss)(params)
 
-    one, many = jax.value_and_grad(loss)(params), jax.jit(sharded, in_shardings=(where,))(params)
+    one, many = (f(params) for f in (jax.jit(jax.value_and_grad(loss)), jax.jit(sharded, in_shardings=(where,))))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
         assert jnp.abs(a - b).max() <= 1e-5 * jnp.abs(a).max()
 

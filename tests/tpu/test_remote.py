@@ -65,7 +65,7 @@ def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_what_a_bucket_says_is_one_line_that_names_it() -> None:
     with pytest.raises(OSError, match="403: not yours") as caught, remote.reached("gs://b/run"):
         raise RuntimeError("403: not yours\nand more")
-    assert caught.value.filename == "gs://b/run"
+    assert caught.value.filename == "gs://b/run" and caught.value.strerror == "403: not yours"
     with pytest.raises(RuntimeError), remote.reached("/on/a/disk"):
         raise RuntimeError
 
