@@ -229,11 +229,13 @@ def test_without_libtpu_the_command_names_what_installs_it(monkeypatch, capsys):
 @pytest.mark.long
 @pytest.mark.parametrize("method", list(alignjax.methods))
 def test_the_step_of_every_method_is_lowered_for_a_mesh(method):
-    request = _request("tiny", method=method, seq=16)
+    request = _request("tiny", method=method, seq=16, history=3)
     job = program.read_request(request, on_tpu=False)
     assert "ref_token_logp" not in job.batch()
-    text = program.lower(job, target.cpu_mesh({"data": 1, "fsdp": 4, "tensor": 2})).as_text()
-    assert "num_partitions = 8" in text
+    lowered = program.lower(job, target.cpu_mesh({"data": 1, "fsdp": 4, "tensor": 2}))
+    assert "num_partitions = 8" in lowered.as_text()
+    opponents = {x.shape[0] for x in jax.tree.leaves(lowered.args_info[0][0].history)}
+    assert opponents == ({3} if "opponent" in job.models else set())
 
 
 @pytest.mark.long
