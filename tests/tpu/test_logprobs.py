@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def test_the_command_writes_what_training_reads(capsys: pytest.CaptureFixture[st
     config = lm.preset("tiny")
     params = lm.init(config, jax.random.key(0))
     data = lm.read_preferences(file, max_length=config.max_length)
-    wanted = lm.token_logps(config, params, data.tokens, data.loss_mask, data.attention_mask)
+    wanted = jax.jit(functools.partial(lm.token_logps, config))(params, *every(data).values())
     found = attach(data, out, model=fingerprint(params)).feedback["ref_token_logp"]
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
     status, said = command(capsys, "--data", file)

@@ -73,14 +73,14 @@ LAYERS, HEAD = 4 * (4 * 256 * 256 + 3 * 256 * 768 + 2 * 256) + 256, 1024 * 256
 def test_a_small_step_on_8_and_16_chips_by_hand(tmp_path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(SMALL))
-    asked = scaling.Asked(model=str(file), seq=128, weak=(8, 16), strong=(8,), width=8)
-    eight, sixteen, strong = scaling.points(asked)
+    asked = scaling.Asked(model=str(file), seq=128, weak=(8, 16), strong=(), width=8)
+    eight, sixteen = scaling.points(asked)
     assert scaling.grows([eight, sixteen]) == []
     # A token of the policy goes through the layers four times (rematerialised) and the head four, of the reference once
     # each; plain attention does what causality hides; a product of a layer is not made again.
     products = 5 * LAYERS - 4 * 768 * 256 + 5 * HEAD
     wanted = 2 * 128 * (2 * products + 5 * 4 * 4 * 256 * 128)
-    for point, chips, prompts in ((eight, 8, 8), (sixteen, 16, 16), (strong, 8, 16)):
+    for point, chips, prompts in ((eight, 8, 8), (sixteen, 16, 16)):
         assert point["flops"] == pytest.approx(wanted * prompts / chips, rel=0.02)
         assert point["argument_bytes"] == pytest.approx(4 * 4 * (LAYERS + 2 * HEAD) / 8, rel=0.05)
         gathered = 4 * 7 / 8 * (3 * LAYERS + 2 * HEAD)  # forwards twice and backwards; the head once for each model
