@@ -73,7 +73,8 @@ test-fast: setup
 test-slow: setup
 	$(PYTEST) -m "$(SLOW)"
 
-# Status 5 means that no test bears the mark.
+# Optimised programs (see tests/conftest.py). Status 5 means that no test bears the mark.
+test-long: export ALIGNJAX_TEST_OPTIMISED := 1
 test-long: setup
 	$(PYTEST) -m "long" || test $$? -eq 5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ if "jax" in sys.modules:
 
 # CPU only, so that results and device counts are the same everywhere.
 os.environ["JAX_PLATFORMS"] = os.environ.get("ALIGNJAX_TEST_PLATFORMS", "cpu")
-if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    os.environ["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={DEVICES}"])
+flags = [f"--xla_force_host_platform_device_count={DEVICES}"]
+# A test's program runs for milliseconds and is compiled for hundreds: unoptimised, the tests take half the time.
+# `make test-long` compiles as users do.
+if not os.environ.get("ALIGNJAX_TEST_OPTIMISED"):
+    flags += ["--xla_backend_optimization_level=0"]
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later ones do not know it, and abort
+        flags += ["--xla_cpu_use_fusion_emitters=false"]
+given = os.environ.get("XLA_FLAGS", "").split()
+names = {flag.split("=")[0] for flag in given}
+os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in flags if flag.split("=")[0] not in names)])
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
