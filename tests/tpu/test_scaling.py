@@ -35,6 +35,16 @@ def test_a_share_that_grows_is_told_and_one_that_shrinks_or_has_a_longer_ring_is
     assert scaling.grows([*flat, _point(1024, flops=104)]) == []
 
 
+def test_of_a_column_that_comes_nearer_to_its_payload_nobody_says_that_it_is_flat() -> None:
+    """64 and 32 GB on rings without end: of 8 chips 7/8 of 64 arrive, of 16 15/16; of 2 half of 32, of 32 31/32."""
+    giga = lambda point: point | {"collective_bytes": {a: 1e9 * n for a, n in point["collective_bytes"].items()}}
+    found = [giga(_point(n)) for n in (8, 16, 32, 512)]
+    verdict = scaling.lines(scaling.report(scaling.Asked(), found))[-4:]
+    assert "no more than 5%" in verdict[0] and "payload that grows by no more than 5%" in verdict[1]
+    assert verdict[2] == "  fsdp: 56.000 GB of a payload of 64 where n = 8, 60.000 of 64 where n = 16"
+    assert verdict[3] == "  data: 16.000 GB of a payload of 32 where n = 2, 31.000 of 32 where n = 32"
+
+
 def test_bounds_are_the_scaling_books() -> None:
     """Its own examples: on v5p FSDP over three axes needs 850 tokens a chip, `tensor` pays to about F / 2550 chips an
     axis, both together need 400 at F = 32,768 (with M_x M_y = 2), and slices need about 75,000 tokens each.

@@ -8,6 +8,7 @@ twice the bytes of those on a TPU, at every size alike. Beside it stand the boun
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -112,13 +113,13 @@ def points(asked: Asked) -> Iterator[dict[str, Any]]:
 
 def payload(point: Mapping[str, Any]) -> dict[str, float]:
     """Bytes of each axis as if its ring were endless: of n devices (n - 1) / n of that arrives at one."""
-    found = {}
-    for axis, size in point["collective_bytes"].items():
-        n = 1
-        for each in axis.split("+"):
-            n *= point["ring"][each]
-        found[axis] = size * n / (n - 1)
-    return found
+    sizes = {axis: _devices(point, axis) for axis in point["collective_bytes"]}
+    return {axis: size * sizes[axis] / (sizes[axis] - 1) for axis, size in point["collective_bytes"].items()}
+
+
+def _devices(point: Mapping[str, Any], axis: str) -> int:
+    """Of the ring of `data+fsdp`."""
+    return math.prod(point["ring"][each] for each in axis.split("+"))
 
 
 def grows(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -204,11 +205,30 @@ def lines(said: Mapping[str, Any]) -> list[str]:
         text.append(f"  {bound}: {numbers}")
     text += [f"  here: {said['tokens_a_chip']:,} tokens a chip in weak scaling", ""]
     if said["flat"]:
-        return [
-            *text,
-            f"weak scaling is flat within {TOLERANCE:.0%}: what a chip computes, holds and is told on each axis",
-        ]
+        return [*text, *_flat(said["points"])]
     return [*text, "weak scaling is NOT flat:", *(f"  {line}" for line in said["grows"])]
+
+
+def _flat(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `grows` has compared, with the numbers: on an axis of n chips (n - 1) / n of a payload arrive, so that the
+    payload is flat, and the column comes nearer to it.
+    """
+    rings: dict[str, list[tuple[int, float, float]]] = {}
+    for point in found:
+        for axis, size in payload(point).items() if point["kind"] == "weak" else ():
+            rings.setdefault(axis, []).append(
+                (_devices(point, axis), point["collective_bytes"][axis] / 1e9, size / 1e9)
+            )
+    within = f"no more than {TOLERANCE:.0%}"
+    text = [f"weak scaling: what a chip computes and what it holds grow by {within}; of n chips on an axis"]
+    text += [f"(n - 1) / n of a payload arrive at each, and it is the payload that grows by {within}:"]
+    for axis, row in rings.items():
+        (n, first, least), (m, last, most) = min(row), max(row)
+        text.append(
+            f"  {axis}: {first:.3f} GB of a payload of {least:.3g} where n = {n}"
+            + (f", {last:.3f} of {most:.3g} where n = {m}" if m > n else "")
+        )
+    return text
 
 
 def page(asked: Asked, found: Sequence[Mapping[str, Any]]) -> str:
@@ -221,7 +241,7 @@ Written by `python -m tpu bench scaling --out docs/scaling.md`: the real step of
 {asked.per_chip} prompt(s) a chip, strong scaling as many as the widest of those; `fsdp` is at most {asked.width}, and
 more chips are on `{asked.beyond}`. Collectives are in float32 here (XLA's CPU compiler has no other sums over devices),
 twice what a TPU is told, and gradients are summed where a TPU scatters them; temporaries have whole attention matrices,
-where a TPU has a flash kernel. So it is not the height of a column that counts, but that it stays flat.
+where a TPU has a flash kernel. So it is not the height of a column that counts, but whether it grows with the chips.
 
 ```
 """
