@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-import alignjax
-from alignjax import checks, lm
+from alignjax import lm
 from tpu import adapters, flops, global_arrays, layouts, remote
 from tpu.arguments import UsageError
-from tpu.asked import check_asked, check_keep_best
+from tpu.asked import check_keep_best, check_length, named
 from tpu.bridge import reads
 from tpu.distributed import same, several
 from tpu.fingerprint import fingerprint
@@ -39,7 +38,6 @@ from tpu.train_step import (
     baseline_of,
     check_method,
     init_state,
-    loss_hyperparameters,
     make_train_step,
     new_state,
     state_shardings,
@@ -89,22 +87,11 @@ def _scores(parts: Parts, model: str) -> bool:
 
 
 def _parts(settings: Settings) -> Parts:
-    task_name = settings.method.replace("-", "_")
-    method = None if task_name in TASKS else alignjax.methods[checks.member("method", task_name, _names())]
-    settings = dataclasses.replace(settings, method=task_name if method is None else method.name)
-    if method is None and settings.hyper:
-        raise UsageError(f"{task_name} has no hyperparameters, got {', '.join(settings.hyper)}")
-    if method is None and settings.online:
-        raise UsageError(f"{task_name} is trained on a file; a reward or a judge would have no effect")
-    check_asked(settings, has_reference=method is not None)
-    hyper = {} if method is None else loss_hyperparameters(method, settings.hyper, online=settings.online)
+    settings, method, hyper = named(settings)
     with global_arrays.on_host():
         config, params, tokenizer = load_model(settings.model, seed=settings.seed, dtype=settings.param_dtype)
     config = dataclasses.replace(config, dtype=settings.dtype or settings.param_dtype, remat=settings.remat)
-    if settings.max_length is not None and settings.max_length > config.max_length:
-        raise UsageError(
-            f"--max-length {settings.max_length} is more than the {config.max_length} that {settings.model} takes"
-        )
+    check_length(settings, config)
     model = _with_adapters(settings, config)
     rollout = None if method is None or not settings.online else _rollout(settings, model, method, hyper, tokenizer)
     data = read_data(settings, settings.data, config, tokenizer, rollout)
@@ -147,7 +134,7 @@ def _parts(settings: Settings) -> Parts:
         settings.optimizer, schedule, weight_decay=settings.weight_decay, clip=settings.max_grad_norm or None
     )
     baseline = "none" if method is None else baseline_of(method, settings.baseline)
-    task = TASKS[task_name][0](model) if method is None else MethodTask(model, method, hyper, baseline)
+    task = TASKS[settings.method][0](model) if method is None else MethodTask(model, method, hyper, baseline)
     task = task if model is config else adapters.AdapterTask(task)
     carried = Carried()
     if method is not None:
@@ -175,18 +162,8 @@ def _rows_here(settings: Settings, mesh: Any) -> np.ndarray:
 def _with_adapters(settings: Settings, config: lm.DecoderConfig) -> Any:
     """The model that is trained: the decoder, or it with adapters."""
     if settings.lora_rank is None:
-        if settings.lora_alpha is not None:
-            raise UsageError("--lora-alpha is of adapters: give --lora-rank as well")
         return config
-    if settings.reference is not None:
-        raise UsageError("--reference: with --lora-rank the reference is the model itself, its adapters off")
-    if settings.method == "reward_model":
-        raise UsageError("--lora-rank: a reward model is trained whole")
     return lm.LoRA(base=config, rank=settings.lora_rank, alpha=settings.lora_alpha or 2.0 * settings.lora_rank)
-
-
-def _names() -> list[str]:
-    return [*alignjax.methods, *TASKS]
 
 
 def _rollout(settings: Settings, config: Any, method: Any, hyper: Mapping[str, Any], tokenizer: Any) -> Any:
@@ -300,10 +277,6 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
     whole = NamedSharding(mesh, PartitionSpec())
     spread = lambda params: global_arrays.spread(params, shardings(lm.logical_axes(parts.decoder), params, mesh))
     parts.params = spread(parts.params)
-    adapted = parts.config is not parts.decoder
-    if settings.reference_dtype is not None and (adapted or parts.method is None):
-        why = "with adapters it is the model they sit on" if adapted else f"{settings.method} has none"
-        raise UsageError(f"--reference-dtype is of a frozen reference of its own; {why}")
     if parts.config is not parts.decoder:
         model = parts.config
         axes = lm.logical_axes(model)
