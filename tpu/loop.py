@@ -32,7 +32,7 @@ from tpu.distributed import first, is_first, preempted, several
 from tpu.global_arrays import fetched
 from tpu.metrics import RunLog, read_rows
 from tpu.remote import SmallFiles
-from tpu.run_folder import EXPORTED, FILES, check_same_run, exported_steps, write
+from tpu.run_folder import EXPORTED, FILES, check_same_run, exported_steps, held, write
 
 Batch = Mapping[str, Any]
 
@@ -159,9 +159,10 @@ def train(run: Run, *, resume: bool = False, on_step: Callable[[dict[str, Any]],
     """Runs to `run.steps` and writes what `FILES` and `FOLDERS` name; a summary as plain data.
 
     Raises: Failed on a loss that is not finite, a check that fails, a checkpoint that cannot be written; Preempted
-    after SIGTERM; UsageError if `resume` is asked of another run.
+    after SIGTERM; UsageError if `resume` is asked of another run, or another process writes into `run.out`.
     """
     with (
+        held(run.out),
         SmallFiles(run.out, copied=run.copied, first=is_first()) as files,
         Stop() as stop,
         Checkpoints(run.out / "checkpoints", keep=run.keep, keep_best=run.keep_best) as checkpoints,

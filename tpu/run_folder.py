@@ -1,10 +1,16 @@
-"""The folder of a run: what is in it, whether it may be written into, whether it is the run that is resumed."""
+"""The folder of a run: what is in it, who writes into it, whether it is the run that is resumed."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tpu.arguments import UsageError
 from tpu.distributed import first, is_first
@@ -16,6 +22,69 @@ FOLDERS = ("checkpoints", "model", "tensorboard")
 """What a run writes into its folder; with `nan-*` where its loss was not finite."""
 EXPORTED = SmallFiles.LAST
 """In the folder of the model: after how many updates it was written."""
+LOCK = ".lock"
+"""Locked by the process that writes into the folder; says which that is, or was."""
+WAIT = 120.0
+"""Seconds that a run waits for another one to let go of its folder: one that is dying; one on a host that was lost,
+whose locks NFS keeps for 90."""
+
+_held: set[Path] = set()
+"""The locks of this process."""
+
+
+@contextlib.contextmanager
+def held(out: Any) -> Iterator[None]:
+    """Within, no other run writes into the folder, which is made if it is not there. Of several processes the first one
+    holds it, and all wait for it. One that this process holds already stays held. A bucket is not locked.
+
+    Raises: OSError; UsageError, naming the holder, if it is held by another process for `WAIT` seconds from now on.
+    """
+    with _locked(Path(out)) if is_first() and not is_url(out) else contextlib.nullcontext():
+        first(None)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    out.mkdir(parents=True, exist_ok=True)
+    path = (out / LOCK).resolve()
+    if path in _held:
+        yield
+        return
+    with open(path, "a+", encoding="utf-8") as file:  # closing it lets go, and so does whatever ends the process
+        _wait_for(file, path, out)
+        with contextlib.suppress(OSError):  # a full disk: the name is for the message alone
+            file.truncate(0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.discard(path)
+
+
+def _wait_for(file: IO[str], path: Path, out: Path) -> None:
+    """Until the lock is this process's. It is one of POSIX: not inherited, so that no child keeps it for the dead."""
+    until, told = time.monotonic() + WAIT, False
+    while True:
+        try:
+            return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                print(f"warning: {path} cannot be locked ({error.strerror}): see that no other run writes into {out}",
+                      file=sys.stderr)  # fmt: skip
+                return
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        if time.monotonic() >= until:
+            raise UsageError(
+                f"--out {out} is written into by {holder}: stop that run, or name another folder "
+                f"(if its host is gone and the lock is not, delete {path})"
+            )
+        if not told:
+            print(f"{out} is written into by {holder}; waiting up to {WAIT:g} s for it to end", file=sys.stderr)
+        told = True
+        time.sleep(0.1)
 
 
 def holds_a_run(out: Any) -> bool:

@@ -206,7 +206,7 @@ def test_a_folder_with_a_run_is_neither_overwritten_nor_lost(tmp_path: Path) -> 
     run_folder.prepare_out(tmp_path, resume=True, overwrite=False)
     assert run_folder.holds_a_run(tmp_path)
     run_folder.prepare_out(tmp_path, resume=False, overwrite=True)
-    assert not run_folder.holds_a_run(tmp_path) and [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    assert not run_folder.holds_a_run(tmp_path) and {p.name for p in tmp_path.iterdir()} == {"mine.txt", ".lock"}
 
 
 def test_rows_after_a_checkpoint_go_and_a_torn_one_does_not_hurt(tmp_path: Path) -> None:

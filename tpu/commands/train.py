@@ -246,6 +246,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """The run, or this process's part of it."""
+    import contextlib
     import logging
 
     import jax
@@ -267,22 +268,24 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
-    try:
-        run_folder.prepare_out(made.out, resume=options.resume, overwrite=options.overwrite)
-    except OSError as error:
-        raise UsageError(f"--out {settings.folder}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     quiet = options.json or not is_first()
     made.say = (lambda line: None) if quiet else print
-    try:
-        summary = loop.train(made, resume=options.resume)
-    except loop.Preempted as stopped:
-        if is_first():
-            print(f"python -m tpu train: {stopped}", file=sys.stderr)
-        return PREEMPTED
-    except (FeedbackError, jax.errors.JaxRuntimeError) as error:
-        raise Failed(str(error)) from None
+    with contextlib.ExitStack() as until_the_end:
+        try:
+            until_the_end.enter_context(run_folder.held(made.out))
+            run_folder.prepare_out(made.out, resume=options.resume, overwrite=options.overwrite)
+        except OSError as error:
+            raise UsageError(f"--out {settings.folder}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        try:
+            summary = loop.train(made, resume=options.resume)
+        except loop.Preempted as stopped:
+            if is_first():
+                print(f"python -m tpu train: {stopped}", file=sys.stderr)
+            return PREEMPTED
+        except (FeedbackError, jax.errors.JaxRuntimeError) as error:
+            raise Failed(str(error)) from None
     if not is_first():
         return OK
     if options.json:
