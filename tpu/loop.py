@@ -156,7 +156,8 @@ def keep_if_not_finite(step: Callable[..., tuple[Any, dict[str, Any]]]) -> Calla
 
 
 def train(run: Run, *, resume: bool = False, on_step: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    """Runs to `run.steps` and writes what `FILES` and `FOLDERS` name; a summary as plain data.
+    """Runs to `run.steps` and writes what `FILES` and `FOLDERS` name; a summary as plain data, in which the losses of
+    rows that were lost are None.
 
     Raises: Failed on a loss that is not finite, a check that fails, a checkpoint that cannot be written; Preempted
     after SIGTERM; UsageError if `resume` is asked of another run, or another process writes into `run.out`.
@@ -231,7 +232,7 @@ class _Loop:
 
     def go(self) -> None:
         run = self.run
-        with RunLog(self.folder, self.done, active=is_first()) as self.log:
+        with RunLog(self.folder, self.done, active=is_first(), warn=self._warn) as self.log:
             shown = is_first() and sys.stderr.isatty()
             bar = tqdm(total=run.steps, initial=self.done, desc=run.name, disable=not shown)
             with bar:
@@ -355,9 +356,11 @@ class _Loop:
         if run.export is not None and first(exported_steps(self.folder / "model")) != self.done:
             self._export(run.export)
         self.files.send()
-        losses = [row["loss"] for row in read_rows(self.folder / "metrics.jsonl")] if is_first() else [None]
+        rows = read_rows(self.folder / "metrics.jsonl") if is_first() else []
+        losses = {row["step"]: row.get("loss") for row in rows}
         later = sorted(self.seconds[1:])
-        first_loss, final_loss = first([losses[0], losses[-1]])  # and so all wait for the model to be written
+        # None where the row is lost. And so all wait for the model to be written.
+        first_loss, final_loss = first([losses.get(0), losses.get(run.steps - 1)])
         return {
             **run.summary,
             "steps": run.steps,

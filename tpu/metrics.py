@@ -7,13 +7,14 @@
     timing.jsonl    what depends on the clock: "step_time" (seconds), "tokens_per_second", "mfu"
     tensorboard/    all of these numbers
 
-Torn last lines, of a process killed while it wrote, are dropped when the run goes on.
+Lines that cannot be read are dropped when the run goes on: the last one, of a process killed in the midst of it, silently;
+others, of a machine that broke down, with a warning. The rows around them stay.
 """
 
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -27,46 +28,80 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
 
 
-def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The lines of a file and what they say, up to the first torn one."""
+def _lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
+    """The lines of a file and what they say, but for broken ones; and how many are broken before the last line."""
     found: list[tuple[bytes, dict[str, Any]]] = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n") or not isinstance(row, dict):
-            break
-        found.append((line, row))
-    return found
+    broken = 0
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for line in lines:
+        if (row := _read(line)) is not None:
+            found.append((line, row))
+        elif line.endswith(b"\n"):
+            broken += 1
+    return found, broken
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    whole = line.endswith(b"\n") and isinstance(row, dict) and isinstance(row.get("step"), int)
+    return row if whole else None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file up to the first torn line; none if there is no file."""
-    return [row for _, row in _lines(path)]
+    """The rows of a file but for broken ones; none if there is no file."""
+    return [row for _, row in _lines(path)[0]]
 
 
-def truncate(path: Path, keep: Callable[[int], bool]) -> None:
-    """Keeps the rows whose step is to be kept, in one move: a process killed here leaves the file before or after."""
+def truncate(path: Path, keep: Callable[[int], bool]) -> tuple[set[int], int]:
+    """Keeps the rows whose step is to be kept, in one move: a process killed here leaves the file before or after.
+
+    Returns the steps that are kept, and how many lines were broken before the last one.
+    """
     if not path.exists():
-        return
+        return set(), 0
+    lines, broken = _lines(path)
+    kept = [(line, row["step"]) for line, row in lines if keep(row["step"])]
     beside = path.with_suffix(".part")
     with open(beside, "wb") as file:
-        file.writelines(line for line, row in _lines(path) if keep(row["step"]))
+        file.writelines(line for line, _ in kept)
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+    return {step for _, step in kept}, broken
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`[1, 2, 3, 7]` -> "1-3, 7"."""
+    found: list[list[int]] = []
+    for n in sorted(numbers):
+        if found and n == found[-1][-1] + 1:
+            found[-1][1:] = [n]
+        else:
+            found.append([n])
+    return ", ".join("-".join(map(str, ends)) for ends in found)
 
 
 class RunLog:
     """The files of a run in the folder `out`, from the step `start` on: what was written after it goes.
 
     A row of metrics.jsonl at step t belongs to update t, so that a checkpoint of `start` updates keeps t < start; an
-    evaluation at step t was made after t updates and before the checkpoint of t, and stays. One that is not `active`
-    (of several processes the first one writes) touches nothing.
+    evaluation at step t was made after t updates and before the checkpoint of t, and stays. `warn` is told of rows that
+    are not there, or cannot be read. One that is not `active` (of several processes the first one writes) touches
+    nothing.
     """
 
-    def __init__(self, out: Path, start: int = 0, *, tensorboard: bool = True, active: bool = True) -> None:
+    def __init__(
+        self,
+        out: Path,
+        start: int = 0,
+        *,
+        tensorboard: bool = True,
+        active: bool = True,
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self._active, self._out = active, out
         self._board: Any = None
         self._files: dict[str, IO[str]] = {}
@@ -75,7 +110,12 @@ class RunLog:
         for name in FILES:
             after_updates = name in ("eval", "samples")
             keep = (lambda t: t <= start and start > 0) if after_updates else (lambda t: t < start)
-            truncate(out / f"{name}.jsonl", keep)
+            there, broken = truncate(out / f"{name}.jsonl", keep)
+            missing = set() if after_updates else set(range(start)) - there
+            if missing:
+                warn(f"{name}.jsonl lacks the steps {ranges(missing)}; the run goes on without these rows")
+            elif broken:
+                warn(f"{name}.jsonl: broken lines that are dropped: {broken}")
         self._files |= {name: open(out / f"{name}.jsonl", "a", encoding="utf-8") for name in ("metrics", "timing")}
         if tensorboard:
             from tensorboardX import SummaryWriter

@@ -292,8 +292,11 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps(summary))
         return OK
     speed = "" if summary["step_seconds"] is None else f", {1e3 * summary['step_seconds']:.0f} ms a step"
+    losses = " -> ".join(
+        "?" if loss is None else f"{loss:.4f}" for loss in (summary["first_loss"], summary["final_loss"])
+    )
     print(
         f"{summary['method']}: {summary['steps']} steps in {summary['seconds']:.1f} s{speed}; "
-        f"loss {summary['first_loss']:.4f} -> {summary['final_loss']:.4f}\n{made.out / 'metrics.jsonl'}"
+        f"loss {losses}\n{made.out / 'metrics.jsonl'}"
     )
     return OK
