@@ -9,10 +9,10 @@ from matplotlib.figure import Figure as Drawing
 from alignjax.record import Source
 from papers.figures import describe, panels
 from papers.lm import plots
-from papers.lm.claims import claim_of, figure_of, gain_at_equal
+from papers.lm.claims import above_zero, claim_of, figure_of, gains_at_equal
 from papers.lm.runs import Experiment, last, results, seeds
 from papers.lm.training import Spec
-from papers.record import Outcome, Paper, Settings
+from papers.record import NotTestable, Outcome, Paper, Settings
 
 SOURCE = Source("Sessa et al.", 2024, "2407.14622", "")
 WEIGHTS = {"w = 0, forward": 0.0, "w = 1/2": 0.5, "w = 1, backward": 1.0}
@@ -57,7 +57,7 @@ def anchors(settings: Settings) -> Experiment:
         "EMA, η = 0.02": _spec(settings, "jbond", 250, weight=0.5, ema=0.98),
         "hard, every 50 steps": _spec(settings, "jbond", 250, weight=0.5, ema=0.0, anchor_steps=50),
     }
-    return _experiment(name="anchors", specs=specs, seeds=seeds(settings))
+    return _experiment(name="anchors", specs=specs, seeds=seeds(settings, 5))
 
 
 def rates(settings: Settings) -> Experiment:
@@ -80,7 +80,7 @@ def reinforce(settings: Settings) -> Experiment:
         )
         for beta in (0.01, 0.03, 0.1, 0.3)
     }
-    return _experiment(name="reinforce", specs=specs, seeds=seeds(settings, 2))
+    return _experiment(name="reinforce", specs=specs, seeds=seeds(settings, 5))
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -135,18 +135,12 @@ def one_shot_saturates(settings: Settings) -> Outcome:
     )  # fmt: skip
 
 
-def lower_kl(settings: Settings) -> Outcome:
-    """KL of the moving average less that of hard updates at equal sentiment, each seed."""
+def lower_kl(settings: Settings) -> Outcome | NotTestable:
+    """KL of hard updates less that of the moving average at equal sentiment, each seed."""
     found = results(settings, anchors(settings))
     ema, hard = found.values()
-    gains = [
-        gain_at_equal(ema["sentiment"][s], ema["kl"][s], hard["sentiment"][s], hard["kl"][s])
-        for s in range(len(ema["kl"]))
-    ]
-    return Outcome(
-        expected=0.0, measured=float(np.mean(gains)), relation="less than", runs=2 * len(gains),
-        spread=f"each pair of runs: {', '.join(f'{x:.2f}' for x in gains)} nats",
-    )  # fmt: skip
+    gains = gains_at_equal(hard, ema, "sentiment", "kl")
+    return above_zero({"hard less EMA": gains}, runs=2 * len(gains), note="KL at equal sentiment, nats.")
 
 
 def rate_sets_speed(settings: Settings) -> Outcome:
@@ -170,23 +164,15 @@ def gamma_holds_back(settings: Settings) -> Outcome:
     )  # fmt: skip
 
 
-def better_than_reinforce(settings: Settings) -> Outcome:
-    """Sentiment of J-BOND less that of the REINFORCE runs at equal KL, the best of them."""
+def better_than_reinforce(settings: Settings) -> Outcome | NotTestable:
+    """Sentiment of J-BOND less that of REINFORCE at equal KL, at each temperature."""
     jbond = results(settings, anchors(settings))["EMA, η = 0.02"]
     rivals = results(settings, reinforce(settings))
-    middle = lambda one, key: np.median(one[key], 0)
-    gains = {
-        name: gain_at_equal(
-            middle(jbond, "kl"), middle(jbond, "sentiment"), middle(one, "kl"), middle(one, "sentiment")
-        )
-        for name, one in rivals.items()
-    }
-    return Outcome(
-        expected=0.0, measured=min(gains.values()), relation="greater than",
+    return above_zero(
+        {f"over {name}": gains_at_equal(jbond, one, "kl", "sentiment") for name, one in rivals.items()},
         runs=len(jbond["kl"]) + sum(len(one["kl"]) for one in rivals.values()),
-        spread="; ".join(f"over {name}: {x:+.3f}" for name, x in gains.items()),
-        note="Mean gain of sentiment over the divergences that both curves reach; the smallest over the temperatures.",
-    )  # fmt: skip
+        note="Mean gain of sentiment over the divergences that both curves reach.",
+    )
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -220,7 +206,11 @@ def draw_iterated(settings: Settings) -> Drawing:
 
 def _three(settings: Settings, *experiments: Experiment) -> Drawing:
     """Sentiment and KL over updates, and one over the other."""
-    found = {name: one for experiment in experiments for name, one in results(settings, experiment).items()}
+    found = {
+        name.replace("EMA", "J-BOND") if len(experiments) > 1 else name: one
+        for experiment in experiments
+        for name, one in results(settings, experiment).items()
+    }
     fig, axes = panels(3, titles=("Sentiment", "KL from the base model", "Sentiment over KL"), columns=3)
     for ax, name, label in zip(axes, ("sentiment", "kl"), ("VADER sentiment", "KL(π ‖ base)  (nats)"), strict=False):
         plots.over_steps(ax, found, name)
@@ -293,8 +283,9 @@ CLAIMS = (
     ),
     _claim(
         "reinforce", "Figure 7", "J-BOND has more reward at the same divergence than REINFORCE at every temperature.",
-        "J-BOND with η = 0.02; REINFORCE with two samples a prompt, each the other's baseline.",
-        better_than_reinforce, full_only=True,
+        "J-BOND with η = 0.02; REINFORCE with two samples a prompt, each the other's baseline. At the highest of four "
+        "temperatures, where REINFORCE goes least far, five seeds do not tell them apart.",
+        better_than_reinforce, full_only=True, stands="not testable here",
     ),
 )  # fmt: skip
 

@@ -1,10 +1,12 @@
 """Claims and figures of the runs on language models: how they are named and sourced, and comparisons of curves."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure as Drawing
+from scipy.stats import t as student
 
 from alignjax.record import Source
 from papers.lm.runs import Experiment
@@ -63,3 +65,37 @@ def gain_at_equal(x: np.ndarray, y: np.ndarray, other_x: np.ndarray, other_y: np
     grid = np.linspace(low, high, 50)[1:]
     first, second = np.argsort(x), np.argsort(other_x)
     return float(np.mean(np.interp(grid, x[first], y[first]) - np.interp(grid, other_x[second], other_y[second])))
+
+
+def gains_at_equal(
+    ours: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], x: str, y: str
+) -> Float[np.ndarray, "seeds"]:
+    """`gain_at_equal` of the runs of each seed."""
+    pairs = zip(ours[x], ours[y], other[x], other[y], strict=True)
+    return np.asarray([gain_at_equal(*each) for each in pairs])
+
+
+def above_zero(
+    gains: Mapping[str, np.ndarray], *, runs: int, spread: str = "", note: str = ""
+) -> Outcome | NotTestable:
+    """Whether the mean of every gain `[seeds]` is above 0, further than the half-width of its 95 % interval.
+
+    A mean that is below 0 by more than its half-width contradicts; between the two, these seeds cannot tell. The
+    interval is Student's over seeds; one seed has none, and its sign counts.
+    """
+    means = {name: float(np.mean(x)) for name, x in gains.items()}
+    widths = {name: _half_width(x) for name, x in gains.items()}
+    each = "; ".join(f"{name}: {means[name]:+.4f} ± {widths[name]:.4f}" for name in gains)
+    each += f" (95 %, {len(next(iter(gains.values())))} seeds)"
+    says = f"{each}; {spread}" if spread else each
+    if np.isnan(list(means.values())).any():
+        return NotTestable(f"{runs} runs have paths without a common range: {says}")
+    if any(abs(means[name]) <= widths[name] for name in gains) and all(means[n] > -widths[n] for n in gains):
+        return NotTestable(f"{runs} runs cannot tell it from its opposite: {says}. {note}".strip())
+    return Outcome(
+        expected=0.0, measured=list(means.values()), relation="greater than", runs=runs, spread=says, note=note
+    )
+
+
+def _half_width(x: np.ndarray) -> float:
+    return float(student.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else 0.0

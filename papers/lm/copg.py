@@ -8,10 +8,10 @@ from matplotlib.figure import Figure as Drawing
 from alignjax.record import Source
 from papers.figures import describe, panels
 from papers.lm import plots
-from papers.lm.claims import claim_of, figure_of
+from papers.lm.claims import above_zero, claim_of, figure_of
 from papers.lm.runs import Experiment, last, results, seeds
 from papers.lm.training import Spec
-from papers.record import Outcome, Paper, Settings
+from papers.record import NotTestable, Outcome, Paper, Settings
 
 SOURCE = Source("Flet-Berliac et al.", 2024, "2406.19185", "")
 BETAS = {"copg": (0.1, 0.3, 1.0, 3.0), "dpo": (0.03, 0.1, 0.3, 1.0), "ipo": (0.03, 0.1, 0.3, 1.0)}
@@ -29,7 +29,7 @@ def sweep(settings: Settings, method: str) -> Experiment:
         )
         for beta in betas
     }
-    return Experiment(paper="copg", name=method, specs=specs, seeds=seeds(settings, 2))
+    return Experiment(paper="copg", name=method, specs=specs, seeds=seeds(settings, 5))
 
 
 def copg_sweep(settings: Settings) -> Experiment:
@@ -57,18 +57,18 @@ def _best(settings: Settings, method: str) -> tuple[str, dict[str, np.ndarray]]:
     return label, found[label]
 
 
-def best_reward(settings: Settings) -> Outcome:
+def best_reward(settings: Settings) -> Outcome | NotTestable:
     """CoPG's best beta against DPO's and IPO's best."""
     best = {method: _best(settings, method) for method in SWEEPS}
-    ends = {method: last(one["learned"]).mean() for method, (_, one) in best.items()}
-    gains = [ends["copg"] - ends[other] for other in ("ipo", "dpo")]
-    return Outcome(
-        expected=0.0, measured=gains, relation="greater than",
+    ends = {method: last(one["learned"]) for method, (_, one) in best.items()}
+    return above_zero(
+        {f"over {NAMES[other]}": ends["copg"] - ends[other] for other in ("ipo", "dpo")},
         runs=sum(len(experiment(settings).specs) * len(experiment(settings).seeds) for experiment in SWEEPS.values()),
         spread="; ".join(
-            f"{NAMES[m]}, {label}: {ends[m]:.3f}, KL {last(one['kl']).mean():.1f}" for m, (label, one) in best.items()
+            f"{NAMES[m]}, {label}: {ends[m].mean():.3f}, KL {last(one['kl']).mean():.1f}"
+            for m, (label, one) in best.items()
         ),
-        note="The reward of CoPG's best β less that of IPO's best, and less that of DPO's best.",
+        note="The reward of CoPG's best β less that of the other's best.",
     )  # fmt: skip
 
 
@@ -82,16 +82,16 @@ def improves(settings: Settings) -> Outcome:
     )  # fmt: skip
 
 
-def small_beta(settings: Settings) -> Outcome:
-    """KL at CoPG's smallest beta over that at its largest; and the reward of the smallest less the best."""
+def small_beta(settings: Settings) -> Outcome | NotTestable:
+    """The reward of CoPG's best beta less that of the smallest."""
     found = results(settings, copg_sweep(settings))
-    ends = {name: last(one["learned"]).mean() for name, one in found.items()}
-    smallest = next(iter(ends))
-    return Outcome(
-        expected=0.0, measured=float(ends[smallest] - max(ends.values())), relation="less than",
+    ends = {name: last(one["learned"]) for name, one in found.items()}
+    smallest, best = next(iter(ends)), _best(settings, "copg")[0]
+    return above_zero(
+        {f"{best} less {smallest}": ends[best] - ends[smallest]},
         runs=sum(len(one["kl"]) for one in found.values()),
         spread="; ".join(
-            f"{name}: reward {ends[name]:.2f}, KL {last(one['kl']).mean():.1f}" for name, one in found.items()
+            f"{name}: reward {ends[name].mean():.2f}, KL {last(one['kl']).mean():.1f}" for name, one in found.items()
         ),
     )  # fmt: skip
 
@@ -124,7 +124,9 @@ CLAIMS = (
     ),
     _claim(
         "small-beta", "Figure 3", "CoPG's reward falls where β is too small.",
-        "CoPG's sweep: the reward at the smallest β less that at the best.", small_beta, full_only=True,
+        "CoPG's sweep: the reward at the best β less that at the smallest. Here the smallest is no worse: it goes "
+        "further for the same reward.",
+        small_beta, full_only=True, stands="not testable here",
     ),
 )  # fmt: skip
 

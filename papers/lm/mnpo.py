@@ -2,16 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from alignjax.record import Source
 from papers.figures import GREY, describe, panels, reference_line
 from papers.lm import plots
-from papers.lm.claims import claim_of, figure_of
+from papers.lm.claims import above_zero, claim_of, figure_of
 from papers.lm.runs import Experiment, late, results, seeds
 from papers.lm.training import Spec
-from papers.record import Outcome, Paper, Settings
+from papers.record import NotTestable, Outcome, Paper, Settings
 
 SOURCE = Source("Wu et al.", 2025, "2509.23102", "")
 STEP, TAU, DPO_BETA = 8.0, 0.05, 0.5
@@ -36,58 +37,54 @@ def iterations(settings: Settings) -> Experiment:
         )
         for name in list(METHODS)[: settings.size(5, 4)]
     }  # fmt: skip
-    return Experiment(paper="mnpo", name="iterations", specs=specs, seeds=seeds(settings, 2))
+    return Experiment(paper="mnpo", name="iterations", specs=specs, seeds=seeds(settings, 5))
 
 
-def less_exploited(settings: Settings) -> Outcome:
+def less_exploited(settings: Settings) -> Outcome | NotTestable:
     """How much more DPO is exploited than TD-MNPO and INPO, the mean over the later iterations."""
     found = results(settings, iterations(settings))
-    ends = {name: late(one["exploited"]).mean() for name, one in found.items()}
-    return Outcome(
-        expected=0.0, measured=[ends["DPO, iterated"] - ends[name] for name in ("TD-MNPO", "INPO")],
-        relation="greater than", runs=sum(len(one["kl"]) for one in found.values()),
-        spread="; ".join(f"{name}: {x:.3f}, KL {late(found[name]['kl']).mean():.2f}" for name, x in ends.items()),
-        note="Highest win-rate of a response about one topic: against DPO less against TD-MNPO, and less against INPO. "
+    ends = {name: late(one["exploited"]) for name, one in found.items()}
+    return above_zero(
+        {f"DPO less {name}": ends["DPO, iterated"] - ends[name] for name in ("TD-MNPO", "INPO")},
+        runs=sum(len(one["kl"]) for one in found.values()),
+        spread="; ".join(
+            f"{name}: {x.mean():.3f}, KL {late(found[name]['kl']).mean():.2f}" for name, x in ends.items()
+        ),
+        note="Highest win-rate of a response about one topic: against DPO less against the other. "
         "DPO's reference is the base model: all of the pull is to where little can be exploited, of which the others "
         "keep a share.",
     )  # fmt: skip
 
 
-def history_helps(settings: Settings) -> Outcome:
+def history_helps(settings: Settings) -> Outcome | NotTestable:
     """How much more INPO is exploited than TD-MNPO."""
     found = results(settings, iterations(settings))
     ends = {name: late(found[name]["exploited"]) for name in ("TD-MNPO", "INPO")}
     gain = ends["INPO"] - ends["TD-MNPO"]
-    return Outcome(
-        expected=0.0, measured=float(gain.mean()), relation="greater than", runs=2 * len(gain),
+    return above_zero(
+        {"INPO less TD-MNPO": gain}, runs=2 * len(gain),
         spread="; ".join(f"{name}: {x.mean():.3f}" for name, x in ends.items()),
     )  # fmt: skip
 
 
-def _late_exploited(settings: Settings) -> tuple[dict[str, float], int]:
-    """The highest win-rate against each method, over the later iterations; and how many runs there are."""
+def _late_exploited(settings: Settings) -> tuple[dict[str, np.ndarray], int]:
+    """The highest win-rate against each method, over the later iterations, `[seeds]`; and how many runs there are."""
     found = results(settings, iterations(settings))
-    ends = {name: float(late(one["exploited"]).mean()) for name, one in found.items()}
+    ends = {name: late(one["exploited"]) for name, one in found.items()}
     return ends, sum(len(one["kl"]) for one in found.values())
 
 
-def best(settings: Settings) -> Outcome:
+def best(settings: Settings) -> Outcome | NotTestable:
     """How much more each rival is exploited than TD-MNPO."""
     ends, count = _late_exploited(settings)
-    gains = {name: x - ends["TD-MNPO"] for name, x in ends.items() if name != "TD-MNPO"}
-    return Outcome(
-        expected=0.0, measured=list(gains.values()), relation="greater than", runs=count,
-        spread="; ".join(f"{name}: {x:.3f}" for name, x in ends.items()), note=f"In this order: {', '.join(gains)}.",
-    )  # fmt: skip
+    gains = {f"{name} less TD-MNPO": x - ends["TD-MNPO"] for name, x in ends.items() if name != "TD-MNPO"}
+    return above_zero(gains, runs=count, spread="; ".join(f"{name}: {x.mean():.3f}" for name, x in ends.items()))
 
 
-def without_reference(settings: Settings) -> Outcome:
+def without_reference(settings: Settings) -> Outcome | NotTestable:
     """How much more SPPO and MNPO are exploited than INPO."""
     ends, count = _late_exploited(settings)
-    return Outcome(
-        expected=0.0, measured=[ends[name] - ends["INPO"] for name in ("SPPO", "MNPO")], relation="greater than",
-        runs=count, note="SPPO less INPO, MNPO less INPO.",
-    )  # fmt: skip
+    return above_zero({f"{name} less INPO": ends[name] - ends["INPO"] for name in ("SPPO", "MNPO")}, runs=count)
 
 
 def draw(settings: Settings) -> Drawing:

@@ -6,11 +6,11 @@ from matplotlib.figure import Figure as Drawing
 from alignjax.record import Source
 from papers.figures import GREY, describe, heat_map, panels, reference_line
 from papers.lm import corpus, plots
-from papers.lm.claims import claim_of, figure_of
+from papers.lm.claims import above_zero, claim_of, figure_of
 from papers.lm.runs import SAMPLES, Experiment, late, results, seeds
 from papers.lm.scorers import prefers
 from papers.lm.training import Spec
-from papers.record import Outcome, Paper, Settings
+from papers.record import NotTestable, Outcome, Paper, Settings
 
 SOURCE = Source("Munos et al.", 2023, "2312.00886", "")
 _claim, _figure = claim_of("nash-md", SOURCE), figure_of("nash-md")
@@ -26,16 +26,16 @@ def mixtures(settings: Settings) -> Experiment:
         )
         for m in every
     }  # fmt: skip
-    return Experiment(paper="nash-md", name="mixture", specs=specs, seeds=seeds(settings, 2), measure="with_responses")
+    return Experiment(paper="nash-md", name="mixture", specs=specs, seeds=seeds(settings, 5), measure="with_responses")
 
 
 def payoff(settings: Settings) -> tuple[list[str], np.ndarray]:
-    """P(row beats column) at the end of the runs, `[mixtures, mixtures]`, the mean over prompts and seeds."""
+    """P(row beats column) at the end of the runs, `[seeds, mixtures, mixtures]`, the mean over prompts."""
     found = results(settings, mixtures(settings))
     shape = (-1, len(corpus.PROMPTS), SAMPLES, 3)
     shares = [one["responses"][:, -1].reshape(shape) for one in found.values()]
-    against = lambda a, b: float(prefers(a[:, :, :, None], b[:, :, None, :]).mean())
-    return list(found), np.asarray([[against(a, b) for b in shares] for a in shares])
+    against = lambda a, b: prefers(a[:, :, :, None], b[:, :, None, :]).mean((1, 2, 3))
+    return list(found), np.moveaxis(np.asarray([[against(a, b) for b in shares] for a in shares]), -1, 0)
 
 
 def _exploited(settings: Settings) -> tuple[dict[str, np.ndarray], int]:
@@ -43,15 +43,14 @@ def _exploited(settings: Settings) -> tuple[dict[str, np.ndarray], int]:
     return {name: late(one["exploited"]) for name, one in found.items()}, sum(len(x["kl"]) for x in found.values())
 
 
-def inner_is_best(settings: Settings) -> Outcome:
+def inner_is_best(settings: Settings) -> Outcome | NotTestable:
     """The mean win-rate over the other mixtures of the best inner one, less that of either end."""
     names, table = payoff(settings)
-    mean = (table.sum(1) - np.diagonal(table)) / (len(names) - 1)
-    inner = mean[1:-1].max()
-    return Outcome(
-        expected=0.0, measured=[inner - mean[0], inner - mean[-1]], relation="greater than",
-        runs=len(names) * len(mixtures(settings).seeds),
-        spread="; ".join(f"{name}: {x:.3f}" for name, x in zip(names, mean, strict=True)),
+    mean = (table.sum(2) - np.diagonal(table, axis1=1, axis2=2)) / (len(names) - 1)
+    best = 1 + int(mean.mean(0)[1:-1].argmax())
+    return above_zero(
+        {f"{names[best]} less {names[end]}": mean[:, best] - mean[:, end] for end in (0, -1)}, runs=mean.size,
+        spread="; ".join(f"{name}: {x:.3f}" for name, x in zip(names, mean.mean(0), strict=True)),
         note="Mean win-rate against the other mixtures; the best of the inner ones less self-play, and less the best "
         "response.",
     )  # fmt: skip
@@ -99,7 +98,8 @@ def draw(settings: Settings) -> Drawing:
         axes[2].plot(path[:, 0], path[:, 1], label=name, **plots.look(index))
         axes[2].plot(*path[-1, :2], marker=plots.MARKERS[index], linestyle="", color=plots.look(index)["color"])
     describe(axes[2], "share of people", "share of money")
-    names, table = payoff(settings)
+    names, tables = payoff(settings)
+    table = tables.mean(0)
     heat_map(axes[3], range(len(names)), range(len(names)), table, "P(row beats column)", limits=(0.4, 0.6))
     for i, j in np.ndindex(table.shape):
         axes[3].text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", color="white", fontsize=10)

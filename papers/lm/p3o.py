@@ -8,10 +8,10 @@ from matplotlib.figure import Figure as Drawing
 from alignjax.record import Source
 from papers.figures import describe, panels
 from papers.lm import plots
-from papers.lm.claims import claim_of, figure_of, gain_at_equal
+from papers.lm.claims import above_zero, claim_of, figure_of, gains_at_equal
 from papers.lm.runs import Experiment, last, results, seeds
 from papers.lm.training import Spec
-from papers.record import Outcome, Paper, Settings
+from papers.record import NotTestable, Outcome, Paper, Settings
 
 SOURCE = Source("Wu et al.", 2023, "2310.00212", "")
 METHODS: dict[str, dict[str, Any]] = {
@@ -37,7 +37,7 @@ def _runs(settings: Settings, shift: float) -> Experiment:
         if not (settings.quick and name == "PPO, learned value")
         for beta in betas
     }  # fmt: skip
-    return Experiment(paper="p3o", name=f"shift-{shift:g}", specs=specs, seeds=seeds(settings, 2))
+    return Experiment(paper="p3o", name=f"shift-{shift:g}", specs=specs, seeds=seeds(settings, 5))
 
 
 def plain(settings: Settings) -> Experiment:
@@ -55,37 +55,32 @@ def _of(found: dict[str, dict[str, np.ndarray]], name: str) -> dict[str, dict[st
     return {label.split(", β")[-1]: one for label, one in found.items() if label.rsplit(", β", 1)[0] == name}
 
 
-def frontier(settings: Settings) -> Outcome:
+def frontier(settings: Settings) -> Outcome | NotTestable:
     """P3O's sentiment at equal KL, less that of each rival, mean over beta."""
     found = results(settings, plain(settings))
     gains = {}
     for name in ("PPO", "DPO, online"):
         pairs = zip(_of(found, "P3O").values(), _of(found, name).values(), strict=True)
-        each = [
-            gain_at_equal(*(np.median(one[key], 0) for one in pair for key in ("kl", "sentiment"))) for pair in pairs
-        ]
-        gains[name] = float(np.mean(each))
-    return Outcome(
-        expected=0.0, measured=list(gains.values()), relation="greater than",
-        runs=sum(len(one["kl"]) for one in found.values()),
-        spread="; ".join(f"over {name}: {gain:+.3f}" for name, gain in gains.items()),
+        gains[f"over {name}"] = np.mean([gains_at_equal(*pair, "kl", "sentiment") for pair in pairs], 0)
+    return above_zero(
+        gains, runs=sum(len(one["kl"]) for one in found.values()),
         note="Sentiment over the divergences that both reach, without shifts: P3O less PPO, P3O less DPO.",
     )  # fmt: skip
 
 
-def _loss(settings: Settings, name: str) -> tuple[float, str, int]:
-    """What the shift costs in sentiment at the end, the mean over beta and seeds."""
+def _loss(settings: Settings, name: str) -> tuple[np.ndarray, str, int]:
+    """What the shift costs in sentiment at the end, the mean over beta, `[seeds]`."""
     before, after = (_of(results(settings, runs(settings)), name) for runs in (plain, shifted))
-    costs = [last(before[b]["sentiment"]).mean() - last(after[b]["sentiment"]).mean() for b in before]
-    says = "; ".join(f"β{b}: {cost:+.3f}" for b, cost in zip(before, costs, strict=True))
-    return float(np.mean(costs)), says, 2 * sum(len(one["kl"]) for one in before.values())
+    costs = [last(before[b]["sentiment"]) - last(after[b]["sentiment"]) for b in before]
+    says = "; ".join(f"β{b}: {cost.mean():+.3f}" for b, cost in zip(before, costs, strict=True))
+    return np.mean(costs, 0), says, 2 * sum(len(one["kl"]) for one in before.values())
 
 
 def invariant(settings: Settings) -> Outcome:
     """What the shift costs P3O and DPO."""
     costs = {name: _loss(settings, name) for name in ("P3O", "DPO, online")}
     return Outcome(
-        expected=0.0, measured=[cost[0] for cost in costs.values()], tolerance=0.02,
+        expected=0.0, measured=[cost[0].mean() for cost in costs.values()], tolerance=0.02,
         runs=sum(cost[2] for cost in costs.values()),
         spread="; ".join(f"{name} {cost[1]}" for name, cost in costs.items()),
         note="Sentiment lost at the end. Same seeds draw the same responses until rounding parts them.",
@@ -95,15 +90,15 @@ def invariant(settings: Settings) -> Outcome:
 def ppo_is_not(settings: Settings) -> Outcome:
     """What it costs PPO with a running mean."""
     cost, says, runs = _loss(settings, "PPO")
-    return Outcome(expected=0.0, measured=cost, tolerance=0.05, relation="greater than", runs=runs, spread=says)
+    return Outcome(expected=0.0, measured=cost.mean(), tolerance=0.05, relation="greater than", runs=runs, spread=says)
 
 
-def value_mends(settings: Settings) -> Outcome:
-    """What it costs PPO with a learned value, less what it costs with a running mean."""
+def value_mends(settings: Settings) -> Outcome | NotTestable:
+    """What it costs PPO with a running mean, less what it costs with a learned value."""
     with_value, says, runs = _loss(settings, "PPO, learned value")
     without, others, _ = _loss(settings, "PPO")
-    return Outcome(
-        expected=0.0, measured=with_value - without, relation="less than", runs=2 * runs,
+    return above_zero(
+        {"running mean less learned value": without - with_value}, runs=2 * runs,
         spread=f"learned value {says}; running mean {others}",
     )  # fmt: skip
 
@@ -143,7 +138,9 @@ CLAIMS = (
     ),
     _claim(
         "frontier", "Figures 1 and 2", "P3O's frontier of reward and KL lies above that of PPO, and of DPO.",
-        "Pairs, two updates a rollout; mean difference of sentiment at equal KL, over β.", frontier, full_only=True,
+        "Pairs, two updates a rollout; mean difference of sentiment at equal KL, over β. Without shifts of the "
+        "prompts the three are alike.",
+        frontier, full_only=True, stands="not testable here",
     ),
 )  # fmt: skip
 

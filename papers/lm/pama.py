@@ -78,7 +78,7 @@ def draw(settings: Settings) -> Drawing:
     fig, axes = panels(3, titles=("Sentiment", "Length", "One against the other"), columns=3)
     for ax, name, label in zip(axes, OBJECTIVES, ("VADER sentiment", "share of the longest"), strict=False):
         plots.over_steps(ax, found, name)
-        describe(ax, "updates", label, legend=name == "sentiment")
+        describe(ax, "updates", label, legend="lower right" if name == "length" else False)
     plots.against(axes[2], found, "length", "sentiment")
     describe(axes[2], "length", "VADER sentiment", legend=False)
     return fig
