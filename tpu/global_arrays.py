@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tpu.distributed import everyone, is_first, several
 
 PIECE = 1 << 28
-"""Bytes above which a stacked array is gathered slice by slice."""
+"""Bytes above which an array is gathered in blocks of about so many."""
 
 
 def connect(mesh: Mesh) -> None:
@@ -100,9 +100,9 @@ def _whole(x: jax.Array, where: NamedSharding) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, where)
 
 
-@functools.partial(jax.jit, static_argnames="where")
-def _slice(x: jax.Array, at: Any, where: NamedSharding) -> jax.Array:
-    return jax.lax.with_sharding_constraint(jax.lax.dynamic_index_in_dim(x, at, 0, keepdims=False), where)
+@functools.partial(jax.jit, static_argnames=("size", "where"))
+def _block(x: jax.Array, start: Any, size: int, where: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(jax.lax.dynamic_slice_in_dim(x, start, size, 0), where)
 
 
 def _read(x: jax.Array) -> np.ndarray | None:
@@ -114,9 +114,27 @@ def _read(x: jax.Array) -> np.ndarray | None:
     return None
 
 
+def _gathered(x: jax.Array) -> np.ndarray | None:
+    """An array that lies split over the devices of several processes, on process 0; a large one in blocks of its first
+    axis (one layer, some rows of an embedding), if that is whole.
+    """
+    where = NamedSharding(x.sharding.mesh, PartitionSpec())  # type: ignore[attr-defined]
+    split = x.sharding.spec[0] if len(x.sharding.spec) else None  # type: ignore[attr-defined]
+    if x.nbytes <= PIECE or split is not None:
+        return _read(_whole(x, where))
+    out = np.empty(x.shape, x.dtype) if is_first() else None
+    size = max(1, PIECE * x.shape[0] // x.nbytes)
+    for start in range(0, x.shape[0], size):
+        start = min(start, x.shape[0] - size)  # the last block begins within the one before: one program for all
+        block = _read(_block(x, start, size, where))
+        if out is not None:
+            out[start : start + size] = block
+    return out
+
+
 def on_first(tree: Any) -> Any:
-    """The arrays as NumPy's on process 0, and None elsewhere: leaf by leaf, and a large stack of layers one by one, so
-    that no device holds more than one of them beside its own part. All have to call it; a process alone has them.
+    """The arrays as NumPy's on process 0, and None elsewhere: leaf by leaf, and a large one in blocks, so that no
+    device holds more than a block beside its own part. All have to call it; a process alone has them.
     """
     if not several():
         return tree
@@ -124,16 +142,7 @@ def on_first(tree: Any) -> Any:
     def one(x: Any) -> Any:
         if not isinstance(x, jax.Array) or x.is_fully_addressable:
             return np.asarray(x) if is_first() else None
-        where = NamedSharding(x.sharding.mesh, PartitionSpec())  # type: ignore[attr-defined]
-        split = x.sharding.spec[0] if len(x.sharding.spec) else None  # type: ignore[attr-defined]
-        if x.ndim < 2 or x.nbytes <= PIECE or split is not None:
-            return _read(_whole(x, where))
-        out = np.empty(x.shape, x.dtype) if is_first() else None
-        for at in range(x.shape[0]):
-            piece = _read(_slice(x, at, where))
-            if out is not None:
-                out[at] = piece
-        return out
+        return _gathered(x)
 
     leaves, form = jax.tree.flatten(tree)
     found = [one(leaf) for leaf in leaves]

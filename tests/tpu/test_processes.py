@@ -83,6 +83,37 @@ def test_a_share_is_put_where_its_rows_belong(monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_array_equal(asked, [whole[0:2], whole[4:6]])
 
 
+@pytest.mark.parametrize(
+    ("shape", "spec", "piece", "gathers"),
+    [
+        ((103, 8), (None, "fsdp"), 10 * 32, 11),  # 10 rows of 32 bytes at a time
+        ((4, 6, 8), (None, None, "fsdp"), 10 * 32, 4),  # of 6 x 32 bytes: a layer at a time
+        ((4, 6, 8), (None, None, "fsdp"), 10, 4),
+        ((103, 8), (None, "fsdp"), 103 * 32, 1),
+        ((104, 8), ("fsdp",), 10 * 32, 1),
+    ],
+)
+def test_a_large_array_is_gathered_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], spec: tuple[Any, ...], piece: int, gathers: int
+) -> None:
+    """Their number, counted by hand, and the values."""
+    mesh = make_mesh("fsdp=4", jax.devices()[:4])
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    held: list[int] = []
+    read = global_arrays._read
+
+    def counted(block: jax.Array) -> Any:
+        assert block.is_fully_replicated
+        held.append(block.nbytes)
+        return read(block)
+
+    monkeypatch.setattr(global_arrays, "_read", counted)
+    monkeypatch.setattr(global_arrays, "PIECE", piece)
+    found = global_arrays._gathered(jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec))))
+    np.testing.assert_array_equal(found, x)  # type: ignore[arg-type]
+    assert len(held) == gathers and (gathers == 1 or max(held) <= max(piece, x[0].nbytes))
+
+
 def test_one_process_agrees_with_itself() -> None:
     assert distributed.everyone({"a": 1}) == [{"a": 1}] and distributed.first([2]) == [2]
     assert distributed.is_first() and not distributed.several() and not distributed.preempted(3)
