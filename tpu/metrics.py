@@ -7,7 +7,7 @@
     timing.jsonl    what depends on the clock: "step_time" (seconds), "tokens_per_second", "mfu"
     tensorboard/    all of these numbers
 
-Lines that cannot be read are dropped when the run goes on: the last one, of a process killed in the midst of it, silently;
+Lines that cannot be read are dropped when the run goes on: the last one, of a process that was killed, in silence;
 others, of a machine that broke down, with a warning. The rows around them stay.
 """
 
