@@ -100,9 +100,11 @@ def _whole(x: jax.Array, where: NamedSharding) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, where)
 
 
-@functools.partial(jax.jit, static_argnames=("size", "where"))
-def _block(x: jax.Array, start: Any, size: int, where: NamedSharding) -> jax.Array:
-    return jax.lax.with_sharding_constraint(jax.lax.dynamic_slice_in_dim(x, start, size, 0), where)
+@functools.partial(jax.jit, static_argnames=("size", "split", "where"))
+def _block(x: jax.Array, start: Any, size: int, split: NamedSharding, where: NamedSharding) -> jax.Array:
+    # Cut while it lies as `x` does: else the compiler gathers all of `x`, and then cuts.
+    block = jax.lax.with_sharding_constraint(jax.lax.dynamic_slice_in_dim(x, start, size, 0), split)
+    return jax.lax.with_sharding_constraint(block, where)
 
 
 def _read(x: jax.Array) -> np.ndarray | None:
@@ -126,7 +128,7 @@ def _gathered(x: jax.Array) -> np.ndarray | None:
     size = max(1, PIECE * x.shape[0] // x.nbytes)
     for start in range(0, x.shape[0], size):
         start = min(start, x.shape[0] - size)  # the last block begins within the one before: one program for all
-        block = _read(_block(x, start, size, where))
+        block = _read(_block(x, start, size, x.sharding, where))
         if out is not None:
             out[start : start + size] = block
     return out

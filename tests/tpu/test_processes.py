@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,14 @@ def test_a_large_array_is_gathered_in_blocks(
     found = global_arrays._gathered(jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec))))
     np.testing.assert_array_equal(found, x)  # type: ignore[arg-type]
     assert len(held) == gathers and (gathers == 1 or max(held) <= max(piece, x[0].nbytes))
+
+
+def test_of_a_large_array_no_more_than_the_block_is_gathered() -> None:
+    mesh = make_mesh("fsdp=4", jax.devices()[:4])
+    split, whole = NamedSharding(mesh, PartitionSpec(None, "fsdp")), NamedSharding(mesh, PartitionSpec())
+    x = jax.device_put(np.zeros((103, 8), np.float32), split)
+    text = global_arrays._block.lower(x, 20, 10, split, whole).compile().as_text() or ""
+    assert re.findall(r"= f32\[([\d,]+)\]\S* all-gather", text) == ["10,8"]
 
 
 def test_one_process_agrees_with_itself() -> None:
