@@ -18,6 +18,10 @@ from alignjax import checks
 from tpu import remote
 
 
+DTYPES = ("bfloat16", "float32", "float64")
+"""That a run may have."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The flags of a run. Paths are as they were typed; `hyper` holds only what was given."""

@@ -14,7 +14,7 @@ from tpu.arguments import OK, Failed, Parser, UsageError, add_hyperparameters, n
 from tpu.distributed import RESTART as PREEMPTED
 from tpu.distributed import Processes, is_first
 from tpu.distributed import run as in_processes
-from tpu.run_config import Settings, as_arguments
+from tpu.run_config import DTYPES, Settings, as_arguments
 from tpu.schedules import OPTIMISERS, SCHEDULES
 
 SAYS = "train a language model with any method, on a file or on responses that it draws and a reward or judge scores"
@@ -84,10 +84,9 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     flag("seed", "of parameters, order of rows and everything sampled", type=whole(0))
 
     flag = _Flags(train.add_argument_group("model and machine"))
-    dtypes = ("bfloat16", "float32", "float64")
-    flag("dtype", "of the computation (default: that of the parameters)", **one_of(dtypes))
-    flag("param_dtype", "of the parameters that the optimiser updates", **one_of(dtypes))
-    flag("reference_dtype", "of a frozen reference (default: that of the parameters)", **one_of(dtypes))
+    flag("dtype", "of the computation (default: that of the parameters)", **one_of(DTYPES))
+    flag("param_dtype", "of the parameters that the optimiser updates", **one_of(DTYPES))
+    flag("reference_dtype", "of a frozen reference (default: that of the parameters)", **one_of(DTYPES))
     flag("remat", "what the backward pass computes again: none, full, dots", **one_of(("none", "full", "dots")))
     flag("lora_rank", "train adapters of this rank; the reference does without them", type=whole(1), metavar="R")
     flag("lora_alpha", "their scale is alpha / rank (default: twice the rank)", type=positive, metavar="X")
