@@ -17,7 +17,6 @@ import yaml  # type: ignore[import-untyped]
 from alignjax import checks
 from tpu import remote
 
-
 DTYPES = ("bfloat16", "float32", "float64")
 """That a run may have."""
 
