@@ -135,9 +135,9 @@ class Pods:
 
 
 def expanded(word: str, environment: Mapping[str, str]) -> str:
-    """`$(NAME)` of Kubernetes put in; what is not set stays, `$$` is `$`."""
+    """`$(NAME)` of Kubernetes put in; what is not set stays, `$$` is `$`, from left to right, whatever comes behind."""
     put = lambda m: "$" if m[0] == "$$" else environment.get(m[1], m[0])
-    return re.sub(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_]*)\)", put, word)
+    return re.sub(r"\$\$|\$\(([^)]*)\)", put, word)
 
 
 def unescaped(word: str) -> str:

@@ -22,10 +22,12 @@ from tpu.launch.machines import slice_of
 from tpu.mesh import num_slices
 
 PAIRS = str(standins.ROOT / "tpu" / "examples" / "pairs.jsonl")
-ODD = "/runs/it's $HOME $(COORDINATOR) a.jsonl"
+ODD = "/runs/it's $HOME $(COORDINATOR) $$(COORDINATOR) a$$b$ $( .jsonl"
 """A path with all that a shell, YAML or Kubernetes could read as something else."""
-TRAIN = ["--method", "dpo", "--model", "tiny", "--data", ODD, "--out", "/runs/out", "--batch", "32"]
+TRAIN = ["--method", "dpo", "--model", "tiny", "--data", ODD, "--out", "file:///runs/out", "--batch", "32"]
 GKE = ["--on", "gke", "--topology", "v5e:4x4", "--image", "eu/run:1", "--mount", "gs://bucket:/runs"]
+XPK = GKE[:6]
+IN_BUCKET = ["--method", "dpo", "--model", "tiny", "--data", f"gs://b{ODD}", "--out", "gs://b/out", "--batch", "32"]
 GPU = ["--on", "gke", "--accelerator", "nvidia-h100-80gb", "--nodes", "2", "--image", "run", "--mount", "claim:/runs"]
 SLURM = ["--on", "slurm", "--nodes", "2", "--gpus", "8", "--directory", "/srv/align jax"]
 HOSTS = ["--on", "hosts", "--hosts", "worker0,me@worker1", "--devices", "4"]
@@ -124,7 +126,7 @@ def check_jobset(made: dict[str, Any]) -> None:
 
 def test_a_slice_is_a_job_and_a_host_a_pod(capsys: Any) -> None:
     found = launch(capsys, [*GKE, "--slices", "2", "--spot", "--service-account", "trainer", "--name", "dpo-8b"])
-    assert (found["hosts"], found["devices"]) == (8, 32) and list(found["files"]) == ["jobset.yaml", "xpk.sh"]
+    assert (found["hosts"], found["devices"]) == (8, 32) and list(found["files"]) == ["jobset.yaml"]
     made = yaml.safe_load(found["files"]["jobset.yaml"])
     check_jobset(made)
     assert made["metadata"]["name"] == "dpo-8b"
@@ -168,7 +170,7 @@ def test_every_recipe_sets_the_flags_of_its_chip(capsys: Any) -> None:
     env = lambda where: Pods(yaml.safe_load(launch(capsys, where)["files"]["jobset.yaml"]), {}).container["env"]
     assert {"name": "LIBTPU_INIT_ARGS", "value": tpu} in env(GKE)
     assert {"name": "XLA_FLAGS", "value": gpu} in env(GPU)
-    assert f"--env 'LIBTPU_INIT_ARGS={tpu}'" in launch(capsys, GKE)["files"]["xpk.sh"]
+    assert f"--env 'LIBTPU_INIT_ARGS={tpu}'" in launch(capsys, XPK, IN_BUCKET)["files"]["xpk.sh"]
     line = next(x for x in launch(capsys, SLURM)["files"]["alignjax.sbatch"].splitlines() if x.startswith("export "))
     told = subprocess.run(
         ["bash", "-c", f"{line}; printenv XLA_FLAGS"], env={"XLA_FLAGS": "--mine"}, capture_output=True
@@ -187,9 +189,10 @@ def test_a_jobset_starts_again_what_was_saved_and_not_what_failed(capsys: Any) -
     assert pods.action(137, disrupted=True) == again
 
 
-@pytest.mark.parametrize("where", [GKE, SLURM, HOSTS])
+@pytest.mark.parametrize("where", [XPK, SLURM, HOSTS])
 def test_the_scripts_are_bash(where: list[str], capsys: Any, tmp_path: Path) -> None:
-    scripts = {name: text for name, text in launch(capsys, where)["files"].items() if not name.endswith(".yaml")}
+    files = launch(capsys, where, IN_BUCKET)["files"]
+    scripts = {name: text for name, text in files.items() if not name.endswith(".yaml")}
     assert len(scripts) == 1
     for name, text in scripts.items():
         (tmp_path / name).write_text(text)
@@ -203,7 +206,8 @@ def test_the_scripts_are_bash(where: list[str], capsys: Any, tmp_path: Path) -> 
 
 
 def test_xpk_is_told_the_same(capsys: Any, tmp_path: Path) -> None:
-    found = launch(capsys, [*GKE, "--slices", "2", "--python", "stub"])
+    found = launch(capsys, [*XPK, "--slices", "2", "--spot", "--python", "stub"], IN_BUCKET)
+    assert list(found["files"]) == ["jobset.yaml", "xpk.sh"] and found["notes"] == []
     environment = install(tmp_path / "bin")
     xpk = tmp_path / "bin" / "xpk"
     xpk.write_text('#!/usr/bin/env bash\nprintf "%s\\0" "$@" >"$STANDINS/xpk-arguments"\n')
@@ -213,12 +217,32 @@ def test_xpk_is_told_the_same(capsys: Any, tmp_path: Path) -> None:
     subprocess.run(["bash", tmp_path / "xpk.sh", "mine", "--zone", "z"], env=environment, check=True)
     words = (tmp_path / "bin" / "xpk-arguments").read_bytes().decode().split("\0")[:-1]
     assert words[:2] == ["workload", "create"] and words[-2:] == ["--zone", "z"]
+    words.remove("--spot")
     told = dict(zip(words[2:-2:2], words[3:-2:2], strict=True))
     assert told["--cluster"] == "mine" and told["--tpu-type"] == "v5litepod-16" and told["--num-slices"] == "2"
     assert told["--restart-on-exit-codes"] == "75" and told["--termination-grace-period-seconds"] == "600"
+    assert int(told["--max-restarts"]) >= 1000  # preemptions are among them
     plan(tmp_path / "bin", plan0="0")
-    subprocess.run(["bash", "-c", told["--command"]], env=environment, check=True)
-    assert arguments(tmp_path / "bin") == ["-m", "tpu", "train", *TRAIN, "--distributed", "--resume"]
+    command = standins.expanded(told["--command"], {"COORDINATOR": "no"})  # in a pod's command as well
+    subprocess.run(["bash", "-c", command], env=environment, check=True)
+    assert arguments(tmp_path / "bin") == ["-m", "tpu", "train", *IN_BUCKET, "--distributed", "--resume"]
+
+
+@pytest.mark.parametrize("flag, value", [("--mount", "claim:/other"), ("--service-account", "trainer")])
+def test_what_xpk_cannot_be_told_is_no_xpk_script(flag: str, value: str, capsys: Any) -> None:
+    assert main(["launch", *XPK, flag, value, "--json", "--", *IN_BUCKET]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert list(found["files"]) == ["jobset.yaml"]
+    assert f"no xpk.sh: `xpk workload create` has no {flag}" in found["notes"][0] and found["notes"][0] in captured.err
+
+
+def test_words_that_yaml_takes_for_something_else_stay_words(capsys: Any) -> None:
+    found = launch(capsys, [*GKE, "--name", "true", "--service-account", "123", "--image", "1e3"])
+    made = yaml.safe_load(found["files"]["jobset.yaml"])
+    pod = Pods(made, {}).job["template"]["spec"]
+    assert (made["metadata"]["name"], pod["serviceAccountName"]) == ("true", "123")
+    assert pod["containers"][0]["image"] == "1e3"
 
 
 # --- what they do with an exit status
@@ -252,26 +276,40 @@ def test_the_loop_over_ssh(statuses: dict[str, str], starts: int, ends: int, cap
             "-m", "tpu", "train", *TRAIN, "--coordinator=worker0:8476", "--num-processes=2", "--resume",
             f"--process-id={process}",
         ]  # fmt: skip
-        assert (folder / f"alignjax-{process}.pid").exists()
+        assert (folder / "alignjax-logs" / f"{process}.pid").exists()
+    assert [path.name for path in folder.iterdir()] == ["alignjax-logs"]
 
 
 @pytest.mark.parametrize(
-    "status, restarts, requeued",
-    [(0, 0, False), (75, 99, True), (1, 0, False), (2, 0, False), (137, 2, True), (137, 3, False)],
+    "statuses, ends",
+    [
+        ("0", "0"),
+        ("1", "1"),
+        ("2", "2"),
+        ("75 75 75 75 75 0", "75+ 75+ 75+ 75+ 75+ 0"),  # more often than --restarts
+        ("137 75 137 75 137 139", "137+ 75+ 137+ 75+ 137+ 139"),  # the first crash and --restarts 3
+    ],
 )
-def test_the_batch_script(status: int, restarts: int, requeued: bool, capsys: Any, tmp_path: Path) -> None:
-    environment = install(tmp_path / "bin") | {"TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
-    plan(tmp_path / "bin", plan0=str(status), plan1="0")
+def test_the_batch_script(statuses: str, ends: str, capsys: Any, tmp_path: Path) -> None:
+    """Start by start the status; + where it was queued again."""
+    environment = install(tmp_path / "bin") | {"TASKS": "2", "SLURM_JOB_ID": "7"}
     where = ["--on", "slurm", "--nodes", "2", "--gpus", "8", "--directory", str(tmp_path), "--python", "stub"]
     found = launch(capsys, where, TRAIN, "--restarts", "3", "--partition", "gpu", "--grace", "90")
     text = found["files"]["alignjax.sbatch"]
     for line in ("nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "signal=TERM@90", "requeue", "partition=gpu"):
         assert f"#SBATCH --{line}\n" in text
-    (tmp_path / "run.sbatch").write_text(text)
-    ran = subprocess.run(["bash", tmp_path / "run.sbatch"], env=environment, capture_output=True, text=True)
-    assert ran.returncode == status, ran.stderr
-    assert (tmp_path / "bin" / "requeued").exists() is requeued, ran.stderr
-    assert arguments(tmp_path / "bin", 1)[-2:] == ["--distributed", "--resume"]
+    (tmp_path / "submitted").mkdir()
+    (tmp_path / "submitted" / "run.sbatch").write_text(text)
+    plan(tmp_path / "bin", plan0=statuses)
+    happened, requeued = [], tmp_path / "bin" / "requeued"
+    for start in range(len(statuses.split())):
+        environment["SLURM_RESTART_COUNT"] = str(start)
+        plan(tmp_path / "bin", plan1="0")
+        ran = subprocess.run(["bash", "run.sbatch"], cwd=tmp_path / "submitted", env=environment, capture_output=True)
+        happened.append(f"{ran.returncode}{'+' if requeued.exists() else ''}")
+        requeued.unlink(missing_ok=True)
+        assert arguments(tmp_path / "bin", 1)[-2:] == ["--distributed", "--resume"]
+    assert " ".join(happened) == ends
 
 
 # --- what cannot be
@@ -307,7 +345,7 @@ def test_the_batch_script(status: int, restarts: int, requeued: bool, capsys: An
         (SLURM, [*TRAIN, "--batch", "24"], "--batch 24 does not divide over data=16; it must be a multiple of 16"),
         (SLURM, [*TRAIN, "--mesh", "fsdp=8"], "train flags: --mesh fsdp=8 has 8 devices, the job has 16"),
         (SLURM, [*TRAIN, "--mesh", "fspd=16"], "fsdp"),
-        (SLURM, [*TRAIN, "--reward", "a\nb"], "holds a line break"),
+        (SLURM, [*TRAIN, "--eval-data", "/a\nb"], "holds a line break"),
         (GKE, [*TRAIN, "--out", "out/run"], "--out out/run is lost with its pod"),
         (GKE, [*TRAIN, "--out", "file:///elsewhere/run"], "--out file:///elsewhere/run is lost with its pod"),
         (GKE, [*TRAIN, "--out", "s3://bucket/run"], "train flags: s3://bucket/run must be a folder, gs://BUCKET/PATH"),
@@ -339,6 +377,3 @@ def test_without_write_the_main_file_is_printed(capsys: Any) -> None:
 def test_a_job_is_checked_without_the_command_line_too() -> None:
     with pytest.raises(ValueError, match="--name must be at most 40 small letters"):
         recipes.Job(name="-x", train=())
-    mounts = (recipes.mount_of("gs://b:/runs/"),)
-    kept = [recipes.kept(out, mounts) for out in ("/runs", "/runs/a", "/run", "gs://b/a", "file:///runs/a", "gs:/b")]
-    assert kept == [True, True, False, True, True, False]

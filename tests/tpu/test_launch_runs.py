@@ -59,7 +59,7 @@ def test_two_hosts_over_ssh_and_one_is_preempted(run: list[str], capsys: Any, tm
         )
     try:
         wait_for(lambda: rows(out) >= 2, process)
-        os.kill(int((tmp_path / "alignjax-1.pid").read_text()), signal.SIGTERM)
+        os.kill(int((tmp_path / "alignjax-logs" / "1.pid").read_text()), signal.SIGTERM)
         wait_for(lambda: "start 1: 2 processes" in said.read_text(), process)
         stopped = rows(out)
         assert process.wait(300) == 0, said.read_text()

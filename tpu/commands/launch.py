@@ -11,7 +11,7 @@ from tpu.arguments import OK, Failed, UsageError, whole
 
 SAYS = "recipes that start a training run on a TPU slice or a cluster, and start it again after a preemption"
 EPILOG = """  python -m tpu launch --on gke --topology v5e:4x4 --image IMAGE --mount gs://BUCKET:/runs -- \\
-      --method dpo --model /runs/llama --data /runs/pairs.jsonl --out /runs/dpo --batch 32 --mesh fsdp
+      --method dpo --model /runs/llama --data /runs/pairs.jsonl --out file:///runs/dpo --batch 32 --mesh fsdp
   python -m tpu launch --on gke --accelerator nvidia-h100-80gb --nodes 2 --image IMAGE --mount CLAIM:/runs -- ...
   python -m tpu launch --on gke --topology v5e:4x4 --image IMAGE -- --method dpo --out gs://BUCKET/dpo ...
   python -m tpu launch --on slurm --nodes 2 --gpus 8 --time 24:00:00 -- ...
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="alignjax", metavar="NAME", help="of the job (default: alignjax)")
     parser.add_argument("--write", metavar="DIR", help="write all files into DIR (default: print the first)")
     parser.add_argument("--overwrite", action="store_true", help="also over files that differ")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: files, hosts, devices, next")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: files, hosts, devices, next, notes")
     parser.add_argument("--python", default="python", metavar="PATH", help="on the hosts (default: python)")
     grace = "seconds from SIGTERM to SIGKILL, for a checkpoint (default: 600 on gke, 120 elsewhere)"
     parser.add_argument("--grace", type=whole(1), metavar="S", help=grace)
@@ -72,9 +72,12 @@ def run(options: argparse.Namespace) -> int:
     """Write what starts `python -m tpu train` on many hosts: a JobSet and an XPK command for GKE, a batch script for
     Slurm, a script over ssh for plain hosts. Each process is told who it is, saves on SIGTERM, and is started again.
     """
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # nothing runs; a chip that is here stays free
     _belongs(options)
     try:
-        hosts, devices, files = _made(options)
+        hosts, devices, files, notes = _made(options)
     except ValueError as error:
         raise UsageError(str(error)) from None
     main = next(iter(files))
@@ -83,8 +86,10 @@ def run(options: argparse.Namespace) -> int:
     if options.write is not None:
         _write(where, files, options.overwrite)
     found = {"hosts": hosts, "devices": devices, "files": files, "next": f"{start} {shlex.quote(str(where / main))}"}
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(found | {"notes": notes}))
     elif options.write is None:
         sys.stdout.write(files[main])
     else:
@@ -116,50 +121,54 @@ def _belongs(options: argparse.Namespace) -> None:
         raise UsageError("the flags of train are missing: ... -- --method dpo --model DIR --data FILE --out DIR")
 
 
-def _made(options: argparse.Namespace) -> tuple[int, int, dict[str, str]]:
-    """Hosts, devices and files."""
-    from tpu.launch import recipes
+def _made(options: argparse.Namespace) -> tuple[int, int, dict[str, str], list[str]]:
+    """Hosts, devices, files, and what is to be said of them."""
+    from tpu.launch import paths, recipes
     from tpu.launch.machines import slice_of
-    from tpu.launch.train import settings_of
+    from tpu.launch.train import expanded, read_by, settings_of
 
     def job(chip: str | None, devices: int, slices: int = 1) -> recipes.Job:
         settings = settings_of(options.train, devices, slices)
-        if options.on == "gke" and not recipes.kept(settings.out, mounts):
-            raise UsageError(
-                f"train flags: --out {settings.out} is lost with its pod; it must lie under a --mount or in gs://"
-            )
+        if options.on == "gke":
+            paths.check_out(settings.out, mounts)
+            for flag, path in read_by(settings):
+                paths.check_seen(flag, path, mounts)
+        else:
+            paths.check_shared(settings.out)
         return recipes.Job(
-            name=options.name, train=tuple(options.train), python=options.python, restarts=options.restarts,
+            name=options.name, train=tuple(expanded(options.train)), python=options.python, restarts=options.restarts,
             grace=options.grace or (600 if options.on == "gke" else 120), environment=_environment(chip),
         )  # fmt: skip
 
     for flag in ("image", "accelerator", "service_account", "partition", "account"):
         recipes.plain(f"--{flag.replace('_', '-')}", getattr(options, flag))
-    mounts = tuple(map(recipes.mount_of, options.mount or ()))
-    directory, gpus = options.directory or str(Path.cwd()), options.gpus or 8
+    mounts = tuple(map(paths.mount_of, options.mount or ()))
+    directory, gpus = paths.whole("--directory", options.directory or str(Path.cwd())), options.gpus or 8
     if options.on == "hosts":
-        names = tuple(recipes.host_of(name.strip()) for name in options.hosts.split(","))
-        devices = len(names) * options.devices
+        names = recipes.hosts_of(options.hosts)
+        devices, port = len(names) * options.devices, recipes.port_of(options.port or recipes.PORT)
         made = job(options.chip, devices)
-        return len(names), devices, recipes.plain_hosts(made, names, directory=directory, port=options.port or 8476)
+        return len(names), devices, recipes.plain_hosts(made, names, directory=directory, port=port), []
     if options.on == "slurm":
         made = job("gpu", options.nodes * gpus)
         files = recipes.slurm(
             made, options.nodes, gpus, directory=directory, time=recipes.time_of(options.time or "24:00:00"),
             partition=options.partition, account=options.account,
         )  # fmt: skip
-        return options.nodes, options.nodes * gpus, files
+        return options.nodes, options.nodes * gpus, files, []
     pods = recipes.Pods(image=options.image, mounts=mounts, account=options.service_account, spot=options.spot)
     if options.topology is None:
         devices = options.nodes * gpus
         files = recipes.gke_gpu(job("gpu", devices), options.accelerator, options.nodes, gpus, pods)
-        return options.nodes, devices, files
+        return options.nodes, devices, files, []
     there, slices = slice_of(options.topology), options.slices or 1
     if slices > 1 and there.hosts == 1:
         raise UsageError(f"--slices {slices}: slices of one host ({there.name}) cannot be joined; take a larger one")
     devices = slices * there.hosts * there.chips
     made = job(options.topology.partition(":")[0], devices, slices)
-    return slices * there.hosts, devices, recipes.gke_tpu(made, there, slices, pods)
+    without = recipes.no_xpk(pods)
+    notes = [] if without is None else [f"no xpk.sh: {without}"]
+    return slices * there.hosts, devices, recipes.gke_tpu(made, there, slices, pods), notes
 
 
 def _environment(chip: str | None) -> dict[str, str]:

@@ -17,6 +17,8 @@ FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 """The slices of v5e and v6e."""
 SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 """The slices of v4 and v5p that are smaller than a cube; larger ones are of whole cubes of 4x4x4."""
+MOST = {"v4": 4096, "v5p": 6144}
+"""Chips of the largest slices: a whole pod of v4 (cloud.google.com/tpu/docs/v4), 96 cubes of v5p (the same, v5p)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +74,9 @@ def slice_of(text: str) -> Slice:
         allowed, made = label in FLAT, ", ".join(FLAT)
     else:
         label = "2x2x1" if label == "1x2x2" else label
-        allowed = label in SMALL or all(n % 4 == 0 for n in topology.shape)
-        made = f"{', '.join(SMALL)}, and larger ones whose sizes are multiples of 4"
+        most = MOST[topology.kind]
+        allowed = label in SMALL or (all(n % 4 == 0 for n in topology.shape) and topology.size <= most)
+        made = f"{', '.join(SMALL)}, and larger ones whose sizes are multiples of 4, of {most} chips at most"
     if not allowed:
         raise ValueError(f"topology {text} is not offered; slices of {topology.kind} are {made}")
     chips = math.prod(topology.shape)

@@ -13,14 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tpu import remote
 from tpu.arguments import FAILED, USAGE
 from tpu.commands.train import PREEMPTED
 from tpu.launch.machines import Slice
+from tpu.launch.paths import Mount, whole
 
 AGAIN, NEVER = PREEMPTED, [FAILED, USAGE]
 PORT = 8476
 """Of the coordinator, which is process 0."""
+SHARED_MEMORY = "/dev/shm"
+XPK_RESTARTS = 1000
+"""XPK counts what was saved and what crashed alike; so often at least."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class Job:
                 "--name must be at most 40 small letters, digits and -, beginning with a letter and not ending in -; "
                 f"got {self.name!r}"
             )
+        whole("--python", self.python)
         for argument in (self.python, *self.train):
             if re.search(r"[\x00-\x1f]", argument):
                 raise ValueError(f"{argument!r} holds a line break or another control character")
@@ -50,16 +54,6 @@ class Job:
     def words(self, *more: str) -> list[str]:
         """The command of a process."""
         return [self.python, "-m", "tpu", "train", *self.train, *more, "--resume"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Mount:
-    """A bucket or a volume claim as a folder of every pod."""
-
-    source: str
-    """Of a bucket the name, of a claim as well."""
-    path: str
-    bucket: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +65,12 @@ class Pods:
     account: str | None = None
     """A Kubernetes service account, which may use the bucket."""
     spot: bool = False
+
+    def __post_init__(self) -> None:
+        found = [mount.path for mount in self.mounts]
+        twice = [path for path in found if found.count(path) > 1]
+        if twice:
+            raise ValueError(f"--mount: two of them are at {twice[0]}")
 
 
 def plain(flag: str, text: str | None, form: str = r"[A-Za-z0-9][A-Za-z0-9._/:@-]*") -> str | None:
@@ -87,37 +87,48 @@ def time_of(text: str) -> str:
     return text
 
 
-def mount_of(text: str) -> Mount:
-    """`"gs://runs:/runs"`: a bucket, through Cloud Storage FUSE; `"claim:/runs"`: a PersistentVolumeClaim.
+def hosts_of(text: str) -> tuple[str, ...]:
+    """Names that ssh takes, `user@host` too, with commas between them.
 
-    Raises: ValueError, saying what is allowed.
+    Raises: ValueError for anything else, and for a host that is named twice.
     """
-    match = re.fullmatch(r"(gs://)?([a-z0-9][a-z0-9._-]*):(/[^\s:]+)", text)
-    if match is None:
-        raise ValueError(f"--mount must look like gs://BUCKET:/runs or CLAIM:/runs, got {text!r}")
-    return Mount(match[2], match[3].rstrip("/"), bucket=match[1] is not None)
+    found = tuple(name.strip() for name in text.split(","))
+    for name in found:
+        if not re.fullmatch(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", name):
+            raise ValueError(
+                f"--hosts must be names or addresses, or user@name, with commas between them; got {name!r}"
+            )
+    alone = [name.rpartition("@")[2] for name in found]
+    for name in alone:
+        if alone.count(name) > 1:
+            raise ValueError(f"--hosts: {name} is named twice; one process on each host has all its devices")
+    return found
 
 
-def kept(out: str, mounts: tuple[Mount, ...]) -> bool:
-    """Whether what is written to `out` outlives a pod."""
-    if out.startswith(remote.BUCKET):
-        return True
-    out = out.removeprefix(remote.MOUNTED)
-    return any(out == m.path or out.startswith(f"{m.path}/") for m in mounts)
+def port_of(number: int) -> int:
+    """Raises: ValueError for what is no port."""
+    if number > 65535:
+        raise ValueError(f"--port must be at most 65535, got {number}")
+    return number
 
 
-def host_of(text: str) -> str:
-    """A name that ssh takes, `user@host` too. Raises: ValueError for anything else."""
-    if not re.fullmatch(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", text):
-        raise ValueError(f"--hosts must be names or addresses, or user@name, with commas between them; got {text!r}")
-    return text
+def no_xpk(pods: Pods) -> str | None:
+    """Why XPK cannot start the same job; None if it can."""
+    flags = ["--mount"] * bool(pods.mounts) + ["--service-account"] * (pods.account is not None)
+    if not flags:
+        return None
+    return (
+        f"`xpk workload create` has no {' and no '.join(flags)}: it mounts what `xpk storage` attached to the cluster, "
+        "and its pods have an account of its own. Use jobset.yaml; or paths in gs:// and the cluster's account"
+    )
 
 
 # --- recipes: each returns file name -> text, the main file first -----------------------------------------------------
 
 
 def gke_tpu(job: Job, there: Slice, slices: int, pods: Pods) -> dict[str, str]:
-    """A JobSet with one Job for each slice and one pod for each host, and the XPK command of the same job.
+    """A JobSet with one Job for each slice and one pod for each host, and the XPK command of the same job if there is
+    one (see `no_xpk`).
 
     GKE tells each pod its slice and place (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads.
     """
@@ -129,12 +140,21 @@ def gke_tpu(job: Job, there: Slice, slices: int, pods: Pods) -> dict[str, str]:
         environment={name: _literal(value) for name, value in job.environment.items()}, group="slice", tpu=True,
         resource="google.com/tpu", chips=there.chips,
     )  # fmt: skip
-    values = {"says": says, "image": pods.image, "replicas": slices, "type": there.xpk}
-    return {"jobset.yaml": yaml, "xpk.sh": _render("xpk.sh.j2", job=job, command=shlex.join(words), **values)}
+    if no_xpk(pods) is not None:
+        return {"jobset.yaml": yaml}
+    values = {"says": says, "image": pods.image, "replicas": slices, "type": there.xpk, "spot": pods.spot}
+    command = _literal(f"exec {shlex.join(words)}")  # it becomes a part of a pod's command as well
+    xpk = _render("xpk.sh.j2", job=job, command=command, restarts=max(job.restarts, XPK_RESTARTS), **values)
+    return {"jobset.yaml": yaml, "xpk.sh": xpk}
 
 
 def gke_gpu(job: Job, accelerator: str, nodes: int, gpus: int, pods: Pods) -> dict[str, str]:
-    """A JobSet with one pod for each node; process 0 is found by the name that JobSet gives its pod."""
+    """A JobSet with one pod for each node; process 0 is found by the name that JobSet gives its pod.
+
+    Raises: ValueError for a mount in the place of the memory that processes share.
+    """
+    if any(mount.path == SHARED_MEMORY for mount in pods.mounts):
+        raise ValueError(f"--mount: {SHARED_MEMORY} is the memory that processes share")
     says = f"{_count(nodes, 'node')} of {gpus} {accelerator}"
     # Kubernetes puts $(NAME) in; JOB_COMPLETION_INDEX is set in each pod of an indexed Job.
     spread = ["--coordinator=$(COORDINATOR)", f"--num-processes={nodes}", "--process-id=$(JOB_COMPLETION_INDEX)"]
@@ -172,7 +192,7 @@ def plain_hosts(job: Job, hosts: tuple[str, ...], *, directory: str, port: int =
 def _jobset(job: Job, pods: Pods, says: str, words: list[str], labels: Mapping[str, str], **values: Any) -> str:
     volumes = [{"name": f"volume-{i}", **dataclasses.asdict(mount)} for i, mount in enumerate(pods.mounts)]
     if not values["tpu"]:  # NCCL's
-        volumes.append({"name": "shared-memory", "source": "", "path": "/dev/shm", "bucket": False})
+        volumes.append({"name": "shared-memory", "source": "", "path": SHARED_MEMORY, "bucket": False})
     labels = {**labels, "gke-spot": "true"} if pods.spot else labels
     return _render(
         "jobset.yaml.j2", job=job, says=says, words=words, labels=labels, image=pods.image, account=pods.account,
@@ -185,8 +205,8 @@ def _count(number: int, of: str) -> str:
 
 
 def _literal(word: str) -> str:
-    """A word in which Kubernetes puts nothing in."""
-    return word.replace("$(", "$$(")
+    """A word in which Kubernetes puts nothing in: it reads $$ as $, and $(NAME) as a variable."""
+    return word.replace("$", "$$")
 
 
 def _render(template: str, **values: Any) -> str:
