@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -67,6 +68,14 @@ class Together:
                     start_new_session=True,
                 )
             )  # fmt: skip
+
+        atexit.register(self.end)  # those of a test that failed
+
+    def end(self) -> None:
+        """Those that are still there are killed."""
+        for i, process in enumerate(self.all):
+            if process.poll() is None:
+                self.signal(i, signal.SIGKILL)
 
     def running(self) -> bool:
         """Whether all of them are."""
