@@ -1,6 +1,7 @@
 """`python -m tpu`."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["train"]:  # told to stop while it is loaded: to be started again, as later (distributed.py)
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(75))
     from tpu.cli import main
 
     status = main()
