@@ -4,7 +4,8 @@ The engine is JAX's own multi-controller runtime (`jax.distributed`): process 0 
 heart, and all of them run the same programs on global arrays (global_arrays.py). What this file adds is how they end:
 
     an error here       is told to the others, and all end with its exit status
-    SIGTERM anywhere    JAX's preemption service agrees on a step; all save there and end with status 75
+    SIGTERM anywhere    JAX's preemption service agrees on a step; all save there and end with status 75. Before the
+                        first step there is nothing to save: the process ends at once, and the others as below
     a lost process      no heartbeat for --lost-after seconds, or a coordinator that is gone: JAX aborts the others,
                         and the parent of each, which does nothing but wait, ends with 75 in place of the abort
 """
@@ -14,12 +15,13 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import mmap
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -163,14 +165,60 @@ def preempted(step: int) -> bool:
 
 # --- ending together
 
+_begun = mmap.mmap(-1, 1)
+"""1 once a run has something to save. Seen by the parent of `run` as well."""
+_NOTHING_YET = b"python -m tpu train: stopped by SIGTERM before it began to train: there was nothing to save\n"
+
+
+def begin() -> None:
+    """From here on SIGTERM is up to the run, which saves itself."""
+    _begun[0] = 1
+
+
+@contextlib.contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """Until `begin`, SIGTERM ends this process with 75. The signal itself wakes a thread that does it: the main one may
+    be compiling or reading, where it handles nothing.
+    """
+    _begun[0] = 0
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: _end_at_once())
+    woken = signal.set_wakeup_fd(write)
+    threading.Thread(target=_listen_for_sigterm, args=(read,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(woken)
+        signal.signal(signal.SIGTERM, before)
+        os.close(write)
+
+
+def _listen_for_sigterm(read: int) -> None:
+    while number := os.read(read, 1):
+        if number[0] == signal.SIGTERM:
+            _end_at_once()
+    os.close(read)
+
+
+def _end_at_once() -> None:
+    if not _begun[0]:
+        os.write(2, _NOTHING_YET)
+        os._exit(RESTART)
+
 
 def run(processes: Processes, work: Callable[[], int]) -> int:
     """`work()` as a part of the run of several processes; its exit status. A process alone just works.
 
-    The work is done in a child, so that an abort by the runtime ends with the status 75.
+    The work is done in a child, so that an abort by the runtime ends with the status 75. SIGTERM before `begin` does.
     """
     if not processes.several:
-        return work()
+        with _ends_at_once():
+            return work()
+    _begun[0] = 0
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -191,10 +239,21 @@ def run(processes: Processes, work: Callable[[], int]) -> int:
 
 def _waited_for(child: int, processes: Processes) -> int:
     """The exit status of the run; signals go on to the child."""
+    nothing_yet = False
+
+    def pass_on(number: int, frame: Any) -> None:
+        nonlocal nothing_yet
+        nothing_yet |= number == signal.SIGTERM and not _begun[0]
+        with contextlib.suppress(ProcessLookupError):  # the runtime would only note it
+            os.kill(child, signal.SIGKILL if nothing_yet else number)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, lambda n, frame: os.kill(child, n))
+        signal.signal(number, pass_on)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == -signal.SIGTERM or (nothing_yet and status == -signal.SIGKILL):
+        os.write(2, _NOTHING_YET)
+        return RESTART
     if status == -signal.SIGABRT:
         who = "" if processes.process_id is None else f" {processes.process_id}"
         print(

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from alignjax import checks
 from tpu.arguments import Failed, UsageError
 from tpu.checkpoints import Checkpoints, best_of
-from tpu.distributed import first, is_first, preempted, several
+from tpu.distributed import begin, first, is_first, preempted, several
 from tpu.global_arrays import fetched
 from tpu.metrics import RunLog, read_rows
 from tpu.remote import SmallFiles
@@ -110,9 +110,8 @@ class Run:
 
 
 class Stop:
-    """SIGTERM asks for a stop at the next boundary. Only the main thread can be asked; elsewhere nothing changes.
-
-    Of several processes any may be asked: JAX's runtime has the signal, and they agree on a boundary.
+    """Within, SIGTERM asks for a stop at the next boundary. Only the main thread can be asked; elsewhere nothing
+    changes. Of several processes any may be asked: JAX's runtime has the signal, and they agree on a boundary.
     """
 
     def __init__(self) -> None:
@@ -130,6 +129,7 @@ class Stop:
     def __enter__(self) -> "Stop":
         if self._main:
             self._before = signal.signal(signal.SIGTERM, self._ask)
+        begin()
         return self
 
     def __exit__(
@@ -165,14 +165,14 @@ def train(run: Run, *, resume: bool = False, on_step: Callable[[dict[str, Any]],
     with (
         held(run.out),
         SmallFiles(run.out, copied=run.copied, first=is_first()) as files,
-        Stop() as stop,
         Checkpoints(run.out / "checkpoints", keep=run.keep, keep_best=run.keep_best) as checkpoints,
     ):
-        loop = _Loop(run, files, checkpoints, stop, on_step)
+        loop = _Loop(run, files, checkpoints, on_step)
         try:
             loop.start(resume)
-            loop.go()
-            return loop.finish()
+            with loop.stop:
+                loop.go()
+                return loop.finish()
         except OSError as error:
             where = f"{error.strerror or error}: {error.filename or run.out}"
             raise Failed(f"{where}; of the checkpoints {checkpoints.resumable()}") from error
@@ -181,8 +181,9 @@ def train(run: Run, *, resume: bool = False, on_step: Callable[[dict[str, Any]],
 class _Loop:
     """The state of the loop itself. Not exported: `train` is."""
 
-    def __init__(self, run: Run, files: SmallFiles, checkpoints: Checkpoints, stop: Stop, on_step: Any) -> None:
-        self.run, self.files, self.checkpoints, self.stop, self.on_step = run, files, checkpoints, stop, on_step
+    def __init__(self, run: Run, files: SmallFiles, checkpoints: Checkpoints, on_step: Any) -> None:
+        self.run, self.files, self.checkpoints, self.on_step = run, files, checkpoints, on_step
+        self.stop = Stop()
         self.folder = files.folder
         self.done = 0
         self.num_tokens = 0
