@@ -9,6 +9,8 @@ from alignjax import checks
 from alignjax.record import HYPERPARAMETERS, Method
 
 OK, FAILED, USAGE = 0, 1, 2
+PORTS = 65_535
+"""The highest one."""
 
 
 class UsageError(Exception):
@@ -26,14 +28,18 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def whole(at_least: int) -> Callable[[str], int]:
-    """An argument type: an integer >= `at_least`."""
+def whole(at_least: int, at_most: int | None = None) -> Callable[[str], int]:
+    """An argument type: an integer >= `at_least`, and <= `at_most`."""
 
     def integer(text: str) -> int:
         try:
-            return checks.whole("it", int(text), at_least)
+            value = checks.whole("it", int(text), at_least)
+            if at_most is not None and value > at_most:
+                raise ValueError
+            return value
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {at_least}, got {text!r}") from None
+            allowed = f">= {at_least}" if at_most is None else f"in {at_least}..{at_most}"
+            raise argparse.ArgumentTypeError(f"must be an integer {allowed}, got {text!r}") from None
 
     return integer
 

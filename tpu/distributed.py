@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 from alignjax import checks
-from tpu.arguments import FAILED, USAGE, UsageError
+from tpu.arguments import FAILED, PORTS, USAGE, UsageError
 
 RESTART = 75
 """EX_TEMPFAIL of sysexits.h: start the same command again."""
@@ -67,8 +67,8 @@ class Processes:
         if self.distributed:
             raise UsageError("--distributed reads what --coordinator, --num-processes and --process-id say: give one")
         host, _, port = self.coordinator.rpartition(":")
-        if not host or not port.isdigit():
-            raise UsageError(f"--coordinator must be HOST:PORT of process 0, got {self.coordinator!r}")
+        if not host or not port.isdecimal() or not 1 <= int(port) <= PORTS:
+            raise UsageError(f"--coordinator must be HOST:PORT of process 0, PORT 1..{PORTS}, got {self.coordinator!r}")
         assert self.num_processes is not None and self.process_id is not None
         if not 0 <= self.process_id < self.num_processes:
             raise UsageError(

@@ -135,7 +135,10 @@ def test_one_process_agrees_with_itself() -> None:
     ("given", "says"),
     [
         ({"coordinator": "host:1"}, "--coordinator also needs --num-processes, --process-id"),
-        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "must be HOST:PORT of process 0, got 'host'"),
+        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "PORT 1..65535, got 'host'"),
+        ({"coordinator": "h:65536", "num_processes": 2, "process_id": 0}, "PORT 1..65535, got 'h:65536'"),
+        ({"coordinator": "h:0", "num_processes": 2, "process_id": 0}, "PORT 1..65535, got 'h:0'"),
+        ({"coordinator": "h:\u00b2", "num_processes": 2, "process_id": 0}, "PORT 1..65535, got 'h:\u00b2'"),
         ({"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "must lie in 0..1 (--num-processes 2), got 2"),
         ({"coordinator": "h:1", "num_processes": 2, "process_id": 1, "distributed": True}, "give one"),
     ],
@@ -150,6 +153,8 @@ def test_the_environment_may_say_nothing(capsys: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: (_ for _ in ()).throw(ValueError("none\nhere")))
     with pytest.raises(UsageError, match="--distributed: the environment: none here"):
         distributed.start(distributed.Processes(distributed=True))
+    assert main(["launch", "--on", "hosts", "--hosts", "a", "--port", "70000", "--", "--data", "x"]) == 2
+    assert "--port: must be an integer in 1..65535, got '70000'" in capsys.readouterr().err
     assert main(["train", "--method", "dpo", "--data", "x", "--process-id", "0"]) == 2
     assert "--process-id also needs --coordinator, --num-processes" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tpu import xla_flags
-from tpu.arguments import OK, Failed, UsageError, whole
+from tpu.arguments import OK, PORTS, Failed, UsageError, whole
 
 SAYS = "recipes that start a training run on a TPU slice or a cluster, and start it again after a preemption"
 EPILOG = """  python -m tpu launch --on gke --topology v5e:4x4 --image IMAGE --mount gs://BUCKET:/runs -- \\
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hosts.add_argument("--hosts", metavar="A,B,...", help="by name or user@name; the first is the coordinator")
     hosts.add_argument("--devices", type=whole(1), metavar="N", help="TPU chips or GPUs of a host")
     hosts.add_argument("--chip", metavar="NAME", help="v4, v5e, v5p, v6e or gpu: sets the flags of `tpu flags`")
-    hosts.add_argument("--port", type=whole(1), metavar="P", help="of the coordinator (default: 8476)")
+    hosts.add_argument("--port", type=whole(1, PORTS), metavar="P", help="of the coordinator (default: 8476)")
     folder = "of the checkout on every host, on slurm and hosts (default: this one)"
     parser.add_argument("--directory", metavar="DIR", help=folder)
     parser.add_argument("train", nargs="*", metavar="-- FLAGS", help="of train")
