@@ -115,9 +115,11 @@ class Settings:
 
 
 FREE = frozenset({"out", "steps", "mesh", "save_every", "save_async", "keep", "keep_best", "eval_every", "eval_data",
-                  "eval_prompts", "checks", "remat", "data", "model", "reference", "ref_logps", "hyper"})  # fmt: skip
+                  "eval_prompts", "checks", "remat", "accumulate", "data", "model", "reference", "ref_logps",
+                  "hyper"})  # fmt: skip
 """Settings that a resumed run may change, or that `identity` says in another form: a path may, what lies there may not.
-`remat` moves no number that it should."""
+`remat` and `accumulate` say how an update is computed and not what it is: sums over micro-batches are those over the
+batch, to rounding."""
 
 
 def identity(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _prepare(folder: Any, resume: bool, overwrite: bool) -> None:
 def check_same_run(
     out: Any, identity: Mapping[str, Any], described: Mapping[str, Any], record: Mapping[str, Any] | None
 ) -> list[str]:
-    """What may move the last bits: another mesh, other versions.
+    """What may move the last bits: another mesh, other micro-batches, other versions.
 
     Raises: UsageError, naming each difference, if what is resumed is another run than what is there.
     """
@@ -139,14 +139,13 @@ def check_same_run(
     except (OSError, ValueError):
         written = {}
     there = written.get("identity") if record is None else record.get("identity")
+    there = {name: value for name, value in (there or {}).items() if name != "accumulate"}  # as earlier runs have it
     found = differences(there, identity) if there else []
     if found:
         raise UsageError(f"--resume: {out} holds another run: {'; '.join(found)}")
-    named = ("mesh", "versions", "devices")
-    moved = [differences(written[n], described[n], f"{n}.") for n in named if n in written and n in described]
-    return [
-        f"{change}; the last bits may differ from those of a run that was not cut off" for m in moved for change in m
-    ]
+    both = [n for n in ("mesh", "accumulate", "versions", "devices") if n in written and n in described]
+    moved = differences({n: written[n] for n in both}, {n: described[n] for n in both})
+    return [f"{change}; the last bits may differ from those of a run that was not cut off" for change in moved]
 
 
 def write(path: Path, text: str) -> None:

@@ -179,10 +179,14 @@ def test_the_best_is_kept_by_a_metric_that_there_is(tmp_path: Path) -> None:
         loop.train(run(tmp_path / "new", keep_best="los"))
 
 
-def test_another_mesh_is_told(tmp_path: Path, capsys: Any) -> None:
-    loop.train(run(tmp_path, 2, described={"mesh": {"data": 1}, "name": "a"}))
-    loop.train(run(tmp_path, 3, described={"mesh": {"data": 2}, "name": "b"}), resume=True)
-    assert "warning: mesh.data was 1 and is now 2; the last bits may differ" in capsys.readouterr().err
+def test_another_mesh_and_other_micro_batches_are_told(tmp_path: Path, capsys: Any) -> None:
+    before = run(tmp_path, 2, described={"mesh": {"data": 1}, "accumulate": 1, "name": "a"})
+    before.identity = {**before.identity, "accumulate": 1}  # as runs had it for which it was not free
+    loop.train(before)
+    loop.train(run(tmp_path, 3, described={"mesh": {"data": 2}, "accumulate": 2, "name": "b"}), resume=True)
+    said = capsys.readouterr().err
+    for change in ("mesh.data was 1 and is now 2", "accumulate was 1 and is now 2"):
+        assert f"warning: {change}; the last bits may differ" in said
 
 
 def test_nothing_is_written_if_a_check_fails(tmp_path: Path) -> None:
@@ -298,7 +302,19 @@ def test_what_a_resume_has_to_agree_on() -> None:
     base = Settings(method="dpo", data=("x",))
     here = identity(base, facts)
     changed = lambda **change: differences(here, identity(Settings(**{**base.__dict__, **change}), facts))
-    assert changed(steps=99, out="there", mesh="data=1", keep=9, data=("moved.jsonl",), checks=False) == []
+    assert (
+        changed(
+            steps=99,
+            out="there",
+            mesh="data=1",
+            keep=9,
+            accumulate=2,
+            remat="full",
+            data=("moved.jsonl",),
+            checks=False,
+        )
+        == []
+    )
     assert changed(lr=1e-3) == []  # what it is by default
     assert changed(seed=1) == ["seed was 0 and is now 1"]
     assert changed(schedule="cosine") == ["schedule was 'constant' and is now 'cosine'",

@@ -12,7 +12,7 @@ import alignjax
 from tpu import remote
 from tpu.arguments import OK, Failed, Parser, UsageError, add_hyperparameters, not_negative, positive, whole
 from tpu.distributed import RESTART as PREEMPTED
-from tpu.distributed import Processes, is_first
+from tpu.distributed import Processes, is_first, same
 from tpu.distributed import run as in_processes
 from tpu.run_config import DTYPES, Settings, as_arguments
 from tpu.schedules import OPTIMISERS, SCHEDULES
@@ -256,6 +256,7 @@ def _run(options: argparse.Namespace) -> int:
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax prints what is raised here as well
     settings = settings_of(options)
+    same("the command", {name: getattr(settings, name) for name in ("accumulate", "remat", "mesh")})
     if options.replay is not None:
         from tpu.replay import replay
 
