@@ -22,7 +22,7 @@ from tpu.launch.machines import slice_of
 from tpu.mesh import num_slices
 
 PAIRS = str(standins.ROOT / "tpu" / "examples" / "pairs.jsonl")
-ODD = "/runs/it's $HOME $(COORDINATOR) $$(COORDINATOR) a$$b$ $( .jsonl"
+ODD = "/runs/it's $HOME $(COORDINATOR) $$(COORDINATOR) a$$b$ $( é😀.jsonl"
 """A path with all that a shell, YAML or Kubernetes could read as something else."""
 TRAIN = ["--method", "dpo", "--model", "tiny", "--data", ODD, "--out", "file:///runs/out", "--batch", "32"]
 GKE = ["--on", "gke", "--topology", "v5e:4x4", "--image", "eu/run:1", "--mount", "gs://bucket:/runs"]

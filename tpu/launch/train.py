@@ -9,13 +9,15 @@ from typing import Any
 import jax
 
 from alignjax import checks, lm
-from tpu import layouts, remote
+from tpu import adapters, layouts, remote
 from tpu.arguments import Parser, UsageError
 from tpu.asked import check_length, named
+from tpu.bridge import Others
 from tpu.commands import train
 from tpu.rewards import JUDGES, REWARDS
 from tpu.run_config import Settings
 from tpu.schedules import make_optimiser, make_schedule
+from tpu.train_step import Carried
 
 OURS = ("--resume", "--distributed", "--coordinator", "--num-processes", "--process-id")
 """Flags that the recipe sets."""
@@ -105,8 +107,13 @@ def _check(settings: Settings) -> None:
         settings.schedule, settings.learning_rate(), settings.schedule_steps or settings.steps, settings.warmup
     )
     make_optimiser(settings.optimizer, rate, weight_decay=settings.weight_decay, clip=settings.max_grad_norm or None)
-    if method is not None and settings.online:
-        _check_rollout(settings, method, hyper)
+    if method is not None:
+        history = 0 if settings.ref_logps else settings.history
+        carried = Carried.by(method, history=history, baseline=settings.baseline)
+        if settings.lora_rank is not None:
+            adapters.others_of(Others(history={} if carried.history else None))
+        if settings.online:
+            _check_rollout(settings, method, hyper)
 
 
 def _check_rollout(settings: Settings, method: Any, hyper: Any) -> None:
