@@ -143,7 +143,7 @@ def check_same_run(
     found = differences(there, identity) if there else []
     if found:
         raise UsageError(f"--resume: {out} holds another run: {'; '.join(found)}")
-    both = [n for n in ("mesh", "accumulate", "versions", "devices") if n in written and n in described]
+    both = [n for n in ("mesh", "accumulate", "remat", "versions", "devices") if n in written and n in described]
     moved = differences({n: written[n] for n in both}, {n: described[n] for n in both})
     return [f"{change}; the last bits may differ from those of a run that was not cut off" for change in moved]
 

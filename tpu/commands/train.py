@@ -19,8 +19,9 @@ from tpu.schedules import OPTIMISERS, SCHEDULES
 
 SAYS = "train a language model with any method, on a file or on responses that it draws and a reward or judge scores"
 EPILOG = """exit status
-  0   done (also if it was done before), 1 the run failed, 2 it could not start, 75 stopped by SIGTERM and saved, or
-      another process of the run was lost: a launcher runs the same command again. With --resume it is right for the
+  0   done (also if it was done before), 1 the run failed, 2 it could not start (or another one writes into OUT),
+      75 stopped by SIGTERM and saved, or before it had begun, or another process of the run was lost: a launcher
+      runs the same command again. With --resume it is right for the
       first start as well. Several processes end together, with the status of the first one that fails.
 
 files in OUT
