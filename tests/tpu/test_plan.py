@@ -92,10 +92,14 @@ def test_the_compiled_step_of_a_small_model_has_the_counts_made_by_hand(small):
     assert work.gathered_bytes(job, 8, 4) == gathered
     _close(plan.per_chip.argument_bytes, 4 * 4 * SMALL_PARAMETERS / 8)
     assert plan.per_chip.model_flops == int(work.model_flops(job) / 8)
-    assert plan.fits and plan.chips == 8 and plan.per_chip.peak_hbm_bytes > plan.per_chip.argument_bytes
+    assert plan.fits and plan.chips == 8 and plan.per_chip.temp_bytes > 0
+    assert plan.per_chip.argument_bytes + plan.per_chip.temp_bytes == plan.per_chip.peak_hbm_bytes
+    parts = plan.details["argument_bytes"]
+    assert sum(parts.values()) == plan.per_chip.argument_bytes and abs(parts["other"]) < 1e-3 * sum(parts.values())
     assert 0 < plan.mfu < plan.details["mfu_overlapped"] <= 1
     assert set(plan.plain()) == {
-        "params", "chips", "per_chip", "fits", "step_seconds", "mfu", "compile_seconds", "assumptions"
+        "params", "chips", "per_chip", "fits", "step_seconds", "mfu", "compile_seconds", "compile_cpu_seconds",
+        "assumptions",
     }  # fmt: skip
     cached = cache.Plan(**json.loads(json.dumps(plan.plain(details=True))) | {"per_chip": plan.per_chip})
     assert cached == plan
@@ -185,11 +189,12 @@ def test_layouts_that_do_not_fit_are_refused_with_the_nearest_that_does():
 
 def _plan(**changes) -> planning.Plan:
     chip = planning.PerChip(
-        argument_bytes=1, temp_bytes=2, peak_hbm_bytes=3, hbm_capacity_bytes=4, flops=5, model_flops=6,
+        argument_bytes=1, temp_bytes=2, peak_hbm_bytes=3, program_bytes=1, hbm_capacity_bytes=4, flops=5, model_flops=6,
         collective_bytes={"fsdp": 7},
     )  # fmt: skip
     given = {"params": 1, "chips": 2, "per_chip": chip, "fits": True, "step_seconds": 1.0, "mfu": 0.5,
-             "compile_seconds": 2.0, "assumptions": ["a"], "details": {}}  # fmt: skip
+             "compile_seconds": 2.0, "compile_cpu_seconds": 3.0, "assumptions": ["a"],
+             "details": {"mesh": {"fsdp": 2}}}  # fmt: skip
     return planning.Plan(**given | changes)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -19,12 +20,12 @@ def _sizes(request: Request) -> dict[str, int]:
 
 def _made(request: Request, *, fits: bool = True, step: float = 1.0) -> planning.Plan:
     chip = planning.PerChip(
-        argument_bytes=1, temp_bytes=2, peak_hbm_bytes=3, hbm_capacity_bytes=4, flops=5, model_flops=6,
+        argument_bytes=1, temp_bytes=2, peak_hbm_bytes=3, program_bytes=1, hbm_capacity_bytes=4, flops=5, model_flops=6,
         collective_bytes={},
     )  # fmt: skip
     return planning.Plan(
-        params=1, chips=16, per_chip=chip, fits=fits, step_seconds=step, mfu=0.5, compile_seconds=2.0, assumptions=[],
-        details={"mfu_scheduled": 0.6},
+        params=1, chips=16, per_chip=chip, fits=fits, step_seconds=step, mfu=0.5, compile_seconds=2.0,
+        compile_cpu_seconds=3.0, assumptions=[], details={"mfu_scheduled": 0.6, "mesh": {"fsdp": 16}},
     )  # fmt: skip
 
 
@@ -88,10 +89,15 @@ def test_the_largest_batch_that_fits_is_looked_for_up_and_down(most: int, wanted
 
 
 def test_nothing_that_fits_is_said_with_the_least_that_is_needed() -> None:
-    with pytest.raises(
-        ValueError, match=r"nothing fits 15\.8 GiB a chip; the least of \d+ combinations needs [\d.]+ GiB"
-    ):
-        search.search(Request(model="llama3-70b", topology="v5e:4x4", batch=0), _made)
+    told: list[str] = []
+    asked = Request(model="llama3-70b", topology="v5e:4x4", batch=0)
+    found, combinations, dropped = search.search(asked, _made, say=told.append)
+    assert re.fullmatch(rf"nothing fits 15\.8 GiB a chip; the least of {combinations} .* needs [\d.]+ GiB .*", *told)
+    (least,) = found
+    assert dropped == combinations > 10 and not least.plan.fits and least.plan.compile_seconds == 0
+    chip, n = least.plan.per_chip, 70_553_706_496
+    assert chip.argument_bytes + chip.temp_bytes == chip.peak_hbm_bytes > n * 12 / 16 > chip.hbm_capacity_bytes
+    assert "by hand" in least.plan.assumptions[0]
     with pytest.raises(ValueError, match="prompt"):
         search.search(dataclasses.replace(EIGHT, batch=3), _made)
 
@@ -102,7 +108,7 @@ def test_the_command(monkeypatch, capsys) -> None:
     limit = 40
     monkeypatch.setattr(planning, "make_plan", lambda request: _made(request, fits=request.batch <= limit))
     asked = ["plan", "--model", "llama3-8b", "--topology", "v5e:4x4"]
-    for batch in ([], ["--batch", "auto"], ["--batch", "0"]):
+    for batch in ([], ["--batch", "auto"]):
         assert cli.main([*asked, *batch, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["batch"] == 32
     assert cli.main([*asked, "--batch", "32", "--search", "2", "--json"]) == 0
@@ -120,12 +126,12 @@ def test_the_command(monkeypatch, capsys) -> None:
 
 def test_the_page_of_plans_has_a_line_for_each_that_was_made(tmp_path, monkeypatch, capsys) -> None:
     chip = planning.PerChip(
-        argument_bytes=GIB, temp_bytes=2, peak_hbm_bytes=3 * GIB, hbm_capacity_bytes=16 * GIB, flops=5 * 10**12,
-        model_flops=4 * 10**12, collective_bytes={"fsdp": 7 * 10**9, "data/dcn": 5 * 10**8},
+        argument_bytes=GIB, temp_bytes=2, peak_hbm_bytes=3 * GIB, program_bytes=1, hbm_capacity_bytes=16 * GIB,
+        flops=5 * 10**12, model_flops=4 * 10**12, collective_bytes={"fsdp": 7 * 10**9, "data/dcn": 5 * 10**8},
     )  # fmt: skip
     details = {"mesh": {"data": 2, "fsdp": 16, "tensor": 1}, "roofline_seconds": {"serial": 1.25}, "mfu_scheduled": 0.6,
-               "mfu_overlapped": 0.7, "wires_hidden": 0.9, "compile_cpu_seconds": 80.0}  # fmt: skip
-    made = dataclasses.replace(_made(EIGHT), per_chip=chip, details=details)
+               "mfu_overlapped": 0.7, "wires_hidden": 0.9}  # fmt: skip
+    made = dataclasses.replace(_made(EIGHT), per_chip=chip, details=details, compile_cpu_seconds=80.0)
     plans = {1: None, 2: made, 3: dataclasses.replace(made, fits=False)}
     counted = iter(range(1, 100))
     text = table.page(lambda request: plans.get(next(counted)))

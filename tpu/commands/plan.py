@@ -1,20 +1,24 @@
 """`python -m tpu plan`."""
 
 import argparse
+import dataclasses
 import functools
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tpu.arguments import FAILED, OK, Failed, UsageError, whole
 
 if TYPE_CHECKING:
+    from tpu.plan.planning import Plan
+    from tpu.plan.program import Request
     from tpu.plan.search import Found
 
 SAYS = "what a training step would need on a TPU slice: compiled for it, on a machine that has none"
-EPILOG = """Exit status: 0 it fits, 1 it does not fit (the plan is printed) or failed, 2 it cannot be planned. Plans
-are kept in .cache/plans. See docs/pods.md."""
+EPILOG = """Exit status: 0 it fits, 1 it does not fit (the plan is printed; where nothing fits, the least by hand
+counts) or failed, 2 it cannot be planned. Plans are kept in .cache/plans. See docs/pods.md."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--method", default="dpo", metavar="NAME", help="(default: dpo)")
     parser.add_argument(
-        "--batch", type=_batch, default=0, metavar="B", help="prompts of the global batch (default: auto, what fits)"
+        "--batch",
+        type=_batch,
+        default=0,
+        metavar="B",
+        help="prompts of the global batch, or auto: the most that fit (the default)",
     )
     parser.add_argument(
         "--search", nargs="?", type=whole(1), const=4, metavar="N",
@@ -55,9 +63,12 @@ def run(options: argparse.Namespace) -> int:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs; a chip that is here stays free
-    from tpu.plan import cache
+    from tpu.launch.machines import slice_of
+    from tpu.layouts import words
+    from tpu.plan import cache, planning, target
     from tpu.plan.program import Request
     from tpu.plan.search import search
+    from tpu.plan.train_flags import train_flags
 
     request = Request(
         model=options.model, topology=options.topology, slices=options.slices, method=options.method,
@@ -68,8 +79,11 @@ def run(options: argparse.Namespace) -> int:
     say: Callable[[str], None] = (lambda _: None) if options.json else lambda text: print(text, file=sys.stderr)
     planned = functools.partial(cache.planned, fresh=options.fresh)
     try:
+        slice_of(options.topology)  # one that is offered
         if options.batch and options.search is None:
             if options.fresh or cache.read(cache.key(request)) is None:
+                planning.looked_up(request)
+                target.need_libtpu()
                 say("compiling; 1B takes a minute or two, 8B some minutes")
             plan = planned(request)
         else:
@@ -86,16 +100,21 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--model {error.filename}: {error.strerror or error}") from None
     except ValueError as error:
         raise UsageError(str(error)) from None
+    flags = train_flags(dataclasses.replace(request, mesh=words(plan.details["mesh"])))
     if options.json:
-        print(json.dumps(plan.plain(details=options.details) | {"batch": request.batch}))
+        more = {"batch": request.batch, "train_flags": flags}
+        print(json.dumps(plan.plain(details=options.details) | more))
     else:
-        _print(plan, request)
+        _print(plan, request, flags)
     return OK if plan.fits else FAILED
 
 
 def _batch(text: str) -> int:
-    """An argument type: prompts, or 0 or `auto`: as many as fit."""
-    return 0 if text == "auto" else whole(0)(text)
+    """An argument type: prompts, or `auto`, which is 0: as many as fit."""
+    try:
+        return 0 if text == "auto" else whole(1)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"must be auto, or an integer >= 1; got {text!r}") from None
 
 
 def _print_search(found: Sequence["Found"], combinations: int, dropped: int, as_json: bool) -> int:
@@ -103,47 +122,76 @@ def _print_search(found: Sequence["Found"], combinations: int, dropped: int, as_
     if as_json:
         print(json.dumps({"combinations": combinations, "dropped_by_hand_counts": dropped, "ranked": rows}))
     else:
-        print(f"{combinations} combinations; {dropped} dropped because hand counts do not fit; {len(rows)} compiled\n")
+        compiled = f"{len(rows)} compiled" if dropped < combinations else "the least of them, by hand"
+        print(f"{combinations} combinations; {dropped} dropped because hand counts do not fit; {compiled}\n")
         print("  ms a sequence  MFU serial  scheduled  peak GiB  prompts  layout")
         for row in rows:
-            words = [row["mesh"], f"remat={row['remat']}", f"accumulate={row['accumulate']}"]
-            words += [f"{row['precomputed']} log-probs beforehand"] * (row["precomputed"] != "none")
-            words += ["DOES NOT FIT"] * (not row["fits"])
+            parts = [row["mesh"], f"remat={row['remat']}", f"accumulate={row['accumulate']}"]
+            parts += [f"{row['precomputed']} log-probs beforehand"] * (row["precomputed"] != "none")
+            parts += ["DOES NOT FIT"] * (not row["fits"])
             print(
                 f"  {1e3 * row['seconds_per_sequence']:13.2f}  {row['mfu']:10.1%}  {row['mfu_scheduled']:9.1%}"
-                f"  {row['peak_hbm_bytes'] / 2**30:8.2f}  {row['batch']:7}  {', '.join(words)}"
+                f"  {row['peak_hbm_bytes'] / 2**30:8.2f}  {row['batch']:7}  {', '.join(parts)}"
             )
+        print(f"\nthe first, as flags of train: {shlex.join(rows[0]['train_flags'])}")
     return OK if any(row["fits"] for row in rows) else FAILED
 
 
-def _print(plan: Any, request: Any) -> None:
-    from tpu.plan.chips import GIB
-
+def _print(plan: "Plan", request: "Request", flags: Sequence[str]) -> None:
     chip, roof = plan.per_chip, plan.details["roofline_seconds"]
-    gib = lambda size: f"{size / GIB:8.2f} GiB"
+    line = lambda name, text: print(f"  {name:22}{text:>12}")
     print(
-        f"{plan.params / 1e9:.3f}B parameters on {plan.chips} chips, "
+        f"{plan.params:,} parameters on {plan.chips} chips, "
         f"{request.batch} prompts, {plan.details['tokens']:,} tokens a step\n"
     )
     for name, size in plan.details["argument_bytes"].items():
-        print(f"  {name:22}{gib(size)}")
-    print(f"  {'arguments':22}{gib(chip.argument_bytes)}\n  {'temporaries':22}{gib(chip.temp_bytes)}")
+        if name != "other" or abs(size) >= 0.001 * chip.argument_bytes:
+            line(name if name != "other" else "padding, other", _bytes(size))
+    line("arguments", _bytes(chip.argument_bytes))
+    line("temporaries", _bytes(chip.temp_bytes))
     fits = "fits" if plan.fits else "DOES NOT FIT"
-    print(f"  {'peak':22}{gib(chip.peak_hbm_bytes)} of {gib(chip.hbm_capacity_bytes).strip()}: {fits}\n")
-    print(f"  {'flops':22}{chip.flops / 1e12:8.2f} T, of which the model needs {chip.model_flops / 1e12:.2f} T")
-    for name, size in plan.details["collectives"].items():
-        if size >= 1e6:
-            print(f"  {name:22}{size / 1e9:8.3f} GB")
+    print(f"  {'peak':22}{_bytes(chip.peak_hbm_bytes):>12} of {_bytes(chip.hbm_capacity_bytes)}: {fits}")
+    if chip.program_bytes:
+        line("program, beside it", _bytes(chip.program_bytes))
+    flops, needed = _scaled(chip.flops, "", 1e3), _scaled(chip.model_flops, "", 1e3)
+    print(f"\n  {'flops':22}{flops:>12}, of which the model needs {needed}")
+    said = plan.details["collectives"]
+    for name, size in said.items():
+        if size >= 0.001 * max(said.values()):
+            line(name, _scaled(size, "B", 1e3))
     print()
     for name, seconds in roof.items():
-        print(f"  {name:22}{1e3 * seconds:8.1f} ms")
+        line(name, _seconds(seconds))
     print(
-        f"  {'MFU':22}{plan.mfu:8.1%} serial, "
+        f"  {'MFU':22}{plan.mfu:>12.1%} serial, "
         f"{plan.details['mfu_scheduled']:.1%} as the compiler schedules it, "
         f"{plan.details['mfu_overlapped']:.1%} with full overlap"
     )
-    print(
-        f"  {'compiled in':22}{plan.compile_seconds:8.1f} s, {plan.details['compile_cpu_seconds']:.0f} s of processor\n"
-    )
-    for line in plan.assumptions:
-        print(f"* {line}")
+    if plan.compile_seconds:
+        print(
+            f"  {'compiled in':22}{plan.compile_seconds:10.1f} s by the clock, "
+            f"{plan.compile_cpu_seconds:.0f} s of processor"
+        )
+    logps = "" if request.precomputed == "none" else "\n  and --ref-logps: files of `python -m tpu logprobs`"
+    print(f"\nas flags of train, whose defaults are others:\n  {shlex.join(flags)}{logps}\n")
+    for text in plan.assumptions:
+        print(f"* {text}")
+
+
+def _scaled(value: float, unit: str, base: float) -> str:
+    """1234567 B -> "1.23 MB"; `base` 1024 is for bytes of memory, "1.18 MiB"."""
+    size, power = abs(value), 0
+    while size >= base and power < 5:
+        size, power = size / base, power + 1
+    prefix = " kMGTP"[power].strip() if base == 1e3 else ["", "Ki", "Mi", "Gi", "Ti", "Pi"][power]
+    return f"{'-' * (value < 0)}{size:.{2 if power else 0}f} {prefix}{unit}".rstrip()
+
+
+def _bytes(size: float) -> str:
+    return _scaled(size, "B", 1024.0)
+
+
+def _seconds(seconds: float) -> str:
+    """0.01234 -> "12.34 ms"."""
+    unit, scale = ("s", 1.0) if seconds >= 1 or not seconds else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
+    return f"{seconds * scale:.2f} {unit}"

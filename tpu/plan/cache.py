@@ -18,7 +18,9 @@ FOLDER = ROOT / ".cache" / "plans"
 
 
 def key(request: Request) -> str:
-    """Of what a plan depends on: the request, a config.json it names, the code, and the versions of JAX and libtpu."""
+    """Of what a plan depends on: the request, a config.json it names, the code, the versions of JAX and libtpu, and
+    what the environment tells the compiler.
+    """
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(request), sort_keys=True).encode())
     given = Path(request.model)
     files = [given / "config.json" if given.is_dir() else given]
@@ -33,6 +35,8 @@ def key(request: Request) -> str:
             digest.update(f"{package} {importlib.metadata.version(package)}".encode())
         except importlib.metadata.PackageNotFoundError:
             digest.update(f"{package} none".encode())
+    for variable in ("LIBTPU_INIT_ARGS", "XLA_FLAGS"):
+        digest.update(f"{variable}={' '.join(os.environ.get(variable, '').split())}\n".encode())
     digest.update(sys.version.encode())
     return digest.hexdigest()[:32]
 

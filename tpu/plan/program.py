@@ -15,16 +15,21 @@ from jax.sharding import Mesh
 import alignjax
 from alignjax import checks, lm
 from alignjax.lm import attention
-from alignjax.lm.config import DTYPES
 from alignjax.record import Method
 from tpu import train_step
 from tpu.bridge import SCORED, TOKENS, reads
 from tpu.partition import BATCH_AXES
+from tpu.remote import is_url
+from tpu.run_config import DTYPES
 from tpu.schedules import OPTIMISERS, make_optimiser, make_schedule
+from tpu.tasks import TASKS
 
 Struct = jax.ShapeDtypeStruct
 PRECOMPUTED: Mapping[str, tuple[str, ...]] = {"none": (), "reference": ("ref",), "all": ("ref", "opponent")}
 """What `python -m tpu logprobs` has made beforehand -> the models that need not be there. (An anchor moves.)"""
+WIDTHS = tuple(name for name in DTYPES if name != "float64")
+"""The dtypes of `train` that a TPU has."""
+_TASK = {"sft": "one sequence a prompt (half a batch of dpo's)", "reward_model": "two sequences a prompt"}
 _INTEGERS, _FLAGS = ("tokens", "label"), ("loss_mask", "attention_mask", "response_mask")
 
 
@@ -125,7 +130,15 @@ def _axes(config: lm.DecoderConfig) -> Any:
 
 
 def read_model(model: str) -> lm.DecoderConfig:
-    """A preset, a config.json or its folder. Raises: UnknownName; OSError or ValueError on a file that is none."""
+    """A preset, a config.json or its folder.
+
+    Raises: UnknownName; ValueError for a URL; OSError or ValueError on a file that is none.
+    """
+    if is_url(model):
+        raise ValueError(
+            f"--model {model}: a plan reads no weights, but the config.json beside them, and from a disk: copy that "
+            "file (gcloud storage cp), and name the copy"
+        )
     path = Path(model)
     if model in lm.PRESETS or not (path.suffix == ".json" or path.is_dir()):
         return lm.preset(model)
@@ -141,13 +154,20 @@ def read_model(model: str) -> lm.DecoderConfig:
 def read_request(request: Request, *, on_tpu: bool = True) -> Job:
     """Raises: ValueError or UnknownName, naming what does not fit; OSError for a config.json that cannot be read."""
     config = read_model(request.model)
-    method = alignjax.methods[checks.member("method", request.method.replace("-", "_"), alignjax.methods)]
+    name = request.method.replace("-", "_")
+    if name in TASKS:
+        raise ValueError(
+            f"--method {name} is trained, but not planned: it is one model on {_TASK[name]}. Nearest in cost is "
+            "--method dpo --precomputed, which runs the policy alone on two sequences a prompt"
+        )
+    method = alignjax.methods[checks.member("method", name, alignjax.methods)]
     if request.seq > config.max_length:
         raise ValueError(f"seq = {request.seq} is more than the {config.max_length} that {request.model} takes")
     for name, options in (
         ("precomputed", PRECOMPUTED),
-        ("dtype", DTYPES),
-        ("reference_dtype", DTYPES),
+        ("dtype", WIDTHS),
+        ("param_dtype", WIDTHS),
+        ("reference_dtype", WIDTHS),
         ("optimizer", OPTIMISERS),
     ):
         checks.member(name, getattr(request, name), options)

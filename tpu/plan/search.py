@@ -18,8 +18,9 @@ from tpu.bridge import reads
 from tpu.plan import work
 from tpu.plan.chips import Topology, parse_topology
 from tpu.plan.layouts import chosen, why_not
-from tpu.plan.planning import Plan
+from tpu.plan.planning import Plan, by_hand
 from tpu.plan.program import PRECOMPUTED, Job, Request, read_request
+from tpu.plan.train_flags import train_flags
 
 SLACK = 1.08
 """By how much hand counts may say that a step does not fit, and it is compiled all the same."""
@@ -54,9 +55,11 @@ class Found:
         r, details = self.request, self.plan.details
         return {
             "mesh": r.mesh, "remat": r.remat, "accumulate": r.accumulate, "precomputed": r.precomputed,
-            "batch": r.batch, "fits": self.plan.fits, "seconds_per_sequence": self.seconds,
+            "batch": r.batch, "train_flags": train_flags(r), "fits": self.plan.fits,
+            "seconds_per_sequence": self.seconds,
             "step_seconds": self.plan.step_seconds, "mfu": self.plan.mfu, "mfu_scheduled": details["mfu_scheduled"],
             "peak_hbm_bytes": self.plan.per_chip.peak_hbm_bytes, "compile_seconds": self.plan.compile_seconds,
+            "compile_cpu_seconds": self.plan.compile_cpu_seconds,
         }  # fmt: skip
 
 
@@ -65,6 +68,7 @@ def search(
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Found], int, int]:  # fmt: skip
     """(what was compiled: what fits first, and of that the quickest; how many combinations; how many of them dropped).
+    If all were dropped, nothing is compiled: the one that needs least is there, by hand counts (`planning.by_hand`).
 
     Args:
       request: `batch` 0 asks for the largest that fits; a mesh that is named is the only one.
@@ -73,23 +77,21 @@ def search(
       wide: False keeps layout, rematerialisation, micro-batches and models as asked, and looks for the batch alone.
       say: is told what is compiled.
 
-    Raises: ValueError if nothing divides over the slice, or fits by hand counts.
+    Raises: ValueError if the mesh does not fit the slice, or nothing divides over it.
     """
     topology = parse_topology(request.topology)
+    if request.mesh is not None:  # whatever memory says, it has to be one of this slice
+        _any(request, topology, wide)
     given = list(_space(request, topology, wide))
     if not given:
-        chosen(
-            read_request(dataclasses.replace(request, batch=request.batch or topology.size)),
-            topology.size * request.slices,
-        )
+        _any(request, topology, wide)
         raise ValueError(f"no combination divides over {request.slices} x {topology}")
     fits = sorted((one for one in given if one.peak_bytes <= topology.chip.usable * SLACK), key=lambda one: one.seconds)
     if not fits:
         least = min(given, key=lambda one: one.peak_bytes)
-        raise ValueError(
-            f"nothing fits {topology.chip.usable / 2**30:.1f} GiB a chip; the least of {len(given)} combinations needs "
-            f"{least.peak_bytes / 2**30:.1f} GiB by hand counts ({_words(least.request)})"
-        )
+        say(f"nothing fits {topology.chip.usable / 2**30:.1f} GiB a chip; the least of {len(given)} combination(s) "
+            f"needs {least.peak_bytes / 2**30:.1f} GiB by hand counts ({_words(least.request)})")  # fmt: skip
+        return [Found(least.request, by_hand(least.request), least.seconds)], len(given), len(given)
     found: list[Found] = []
     for number, one in enumerate(fits[:tries]):
         say(f"{number + 1} of {min(tries, len(fits))}: {_words(one.request)}, by hand "
@@ -98,6 +100,14 @@ def search(
         found += [Found(asked, made, _a_sequence(asked, made)) for asked, made in tried]
     found.sort(key=lambda each: (not each.plan.fits, each.seconds))
     return found, len(given), len(given) - len(fits)
+
+
+def _any(request: Request, topology: Topology, wide: bool) -> dict[str, int]:
+    """The mesh of a request for any batch. Raises: as `layouts.chosen`."""
+    accumulate = 1 if wide else request.accumulate
+    batch = request.batch or topology.size * request.slices * accumulate
+    job = read_request(dataclasses.replace(request, batch=batch, accumulate=accumulate))
+    return chosen(job, topology.size * request.slices)
 
 
 def _words(r: Request) -> str:
@@ -110,12 +120,11 @@ def _words(r: Request) -> str:
 
 def _space(request: Request, topology: Topology, wide: bool) -> Iterator[Candidate]:
     """Every combination that divides, counted by hand; with the largest batch that fits where none is asked for."""
-    chips = topology.size * request.slices
     method = read_request(dataclasses.replace(request, batch=1)).method
     precomputed = ["none"] + [n for n, roles in PRECOMPUTED.items() if roles and reads(method, roles[-1])]
     accumulates = ACCUMULATE if wide and request.batch else (request.accumulate,)
     remats, before = (REMAT, precomputed) if wide else ((request.remat,), [request.precomputed])
-    meshes = _meshes(request, chips, wide)
+    meshes = _meshes(request, topology, wide)
     for sizes, remat, accumulate, left_out in itertools.product(meshes, remats, accumulates, before):
         ways = sizes["data"] * sizes["fsdp"] * accumulate
         made = lambda prompts, s=sizes, m=remat, a=accumulate, p=left_out: read_request(
@@ -126,12 +135,12 @@ def _space(request: Request, topology: Topology, wide: bool) -> Iterator[Candida
             yield Candidate(job.request, _peak(job, sizes), _by_hand(job, sizes, topology))
 
 
-def _meshes(request: Request, chips: int, wide: bool) -> Iterator[Mapping[str, int]]:
+def _meshes(request: Request, topology: Topology, wide: bool) -> Iterator[Mapping[str, int]]:
+    chips = topology.size * request.slices
     if request.mesh is not None:
         yield layouts.sizes_of(request.mesh, chips, request.slices)
     elif not wide:  # the one that a plan takes by itself
-        one = dataclasses.replace(request, batch=request.batch or chips * request.accumulate)
-        yield chosen(read_request(one), chips)
+        yield _any(request, topology, wide)
     else:
         for sizes in layouts.layouts(chips, request.slices):
             if all(sizes[axis] <= widest for axis, widest in WIDEST.items()):

@@ -17,8 +17,10 @@ from tpu.plan.chips import Topology
 
 MISSING = "compiling for a TPU slice needs libtpu, which is not installed: `make setup-pods`, or pip install 'jax[tpu]'"
 _QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_MIN_LOG_LEVEL": "3", "TF_CPP_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3",
+          "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost",
           "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # fmt: skip
-"""No cloud is asked what machine this is, and several plans may be made at once."""
+"""No cloud is asked what machine this is, nothing is said about there being no answer (what is compiled for has nothing
+to do with it), and several plans may be made at once."""
 
 
 def has_libtpu() -> bool:
@@ -26,13 +28,18 @@ def has_libtpu() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
+def need_libtpu() -> None:
+    """Raises: LookupError, naming the command that installs it, if it is missing."""
+    if not has_libtpu():
+        raise LookupError(MISSING)
+
+
 def slice_mesh(topology: Topology, sizes: Mapping[str, int], slices: int = 1) -> Mesh:
     """A mesh over a TPU slice that need not exist, or over several; `data` is what crosses them.
 
     Raises: LookupError, naming the command, without libtpu; ValueError if no such slice is made.
     """
-    if not has_libtpu():
-        raise LookupError(MISSING)
+    need_libtpu()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
