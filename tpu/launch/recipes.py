@@ -1,8 +1,8 @@
 """A job as the files that start it: JobSet and XPK for GKE, sbatch for Slurm, a loop over ssh for plain hosts.
 
-All of them but XPK, which has rules of its own (see its template), do the same with an exit status of `train`: `AGAIN` was
-saved after SIGTERM, or ended because another process was lost, and starts again, however often; `NEVER` failed or could
-not start, and would again; anything else (a crash, a host that does not answer) starts again from the newest
+All of them but XPK, which has rules of its own (see its template), do the same with an exit status of `train`: `AGAIN`
+was saved after SIGTERM, or ended because another process was lost, and starts again, however often; `NEVER` failed or
+could not start, and would again; anything else (a crash, a host that does not answer) starts again from the newest
 checkpoint, `restarts` times at most.
 """
 
