@@ -161,7 +161,8 @@ def pair_metrics(samples: Samples, beta: Any) -> dict[str, tuple[Array, Array]]:
     r"""What everyone plots of pairs, as sums: implicit rewards beta (logp - base) and log-probs of chosen and rejected.
 
     The base is the reference, or the anchor for a method that has only that. The chosen response is the likelier winner
-    where there are preferences, else the one of the larger reward or win-rate (ties are left out), else the first.
+    where there are preferences, else the one of the larger reward or win-rate (ties are left out), else the first. A
+    pair that misses a response does not count.
     """
     logp, base = sg(samples.logp), samples.anchor_logp if samples.ref_logp is None else samples.ref_logp
     swap, decided = jnp.zeros(logp.shape[:-1], bool), jnp.ones(logp.shape[:-1], bool)
@@ -170,6 +171,8 @@ def pair_metrics(samples: Samples, beta: Any) -> dict[str, tuple[Array, Array]]:
         swap, decided = p < 0.5, p != 0.5
     elif (worth := samples.win_rate if samples.reward is None else samples.reward) is not None:
         swap, decided = worth[..., 0] < worth[..., 1], worth[..., 0] != worth[..., 1]
+    if samples.response_mask is not None:
+        decided = decided & jnp.asarray(samples.response_mask).all(-1)
     order = lambda x: jnp.where(swap[..., None], x[..., ::-1], x)
     add = lambda x: _summed(x, decided)
     ordered = order(logp)

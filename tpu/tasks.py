@@ -84,13 +84,15 @@ class RewardModel:
         losses = pair(reward, logistic, preference)
         sign = 1.0 if preference is None else jnp.sign(preference[..., 0, 1] - 0.5)
         margin = sg(sign * (reward[..., 0] - reward[..., 1]))
-        count = jnp.asarray(float(losses.shape[0]), losses.dtype)
+        kept = (jnp.asarray(batch["loss_mask"]) != 0).any(-1).all(-1)  # a pair has two responses
+        count = kept.sum().astype(losses.dtype)
+        total = lambda x: jnp.where(kept, x, 0.0).sum()
         metrics = {
-            "accuracy": ((margin > 0).astype(losses.dtype).sum(), count),
-            "margin": (margin.sum(), count),
-            "mean_reward": (sg(reward).sum(), 2 * count),
+            "accuracy": (total(margin > 0), count),
+            "margin": (total(margin), count),
+            "mean_reward": (total(sg(reward).sum(-1)), 2 * count),
         }
-        return Sums(losses.sum(), count, metrics)
+        return Sums(total(losses), count, metrics)
 
 
 TASKS: Mapping[str, tuple[Callable[[LanguageModel], Any], str]] = {
