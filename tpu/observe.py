@@ -1,6 +1,6 @@
 """Looking at a run: the loss on other data, texts, the checks at the start, and the model at the end."""
 
-import functools
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import numpy as np
 from alignjax import lm
 from tpu import adapters, invariants
 from tpu.arguments import UsageError
-from tpu.bridge import TOKENS
 from tpu.distributed import is_first
 from tpu.global_arrays import fetched, on_first
 from tpu.inputs import read_data
-from tpu.parts import Batch, Parts
+from tpu.partition import spec
+from tpu.parts import Batch, Parts, scorer
+from tpu.resharding import Generation
 from tpu.train_step import TrainState, check_method
 
 EVAL_SEED = 1
@@ -24,22 +25,28 @@ EVAL_SEED = 1
 
 
 def evaluator(parts: Parts) -> Callable[[TrainState, Any], Mapping[str, float]]:
-    """The loss and metrics of the step on `--eval-data`, row by row, without an update."""
+    """The loss and metrics of the step on `--eval-data`, row by row, without an update: micro-batch by micro-batch, on
+    the mesh as the step has them.
+    """
     settings = parts.settings
     if parts.rollout is not None:
         raise UsageError("--eval-data: an online method is evaluated on the rewards it is trained on; see also `eval`")
     data = read_data(settings, settings.eval_data, parts.decoder, parts.tokenizer, None, "--eval-data")
     if parts.method is not None:
         check_method(parts.method, data.feedback, data.num_responses)
+    try:
+        spec(("position",), (data.length,), parts.mesh, name="tokens")
+    except ValueError as error:
+        raise UsageError(f"--eval-data does not fit --mesh: {error}") from None
 
     sums = jax.jit(parts.sums)
 
     def evaluate(state: TrainState, reference: Any) -> Mapping[str, float]:
         total: Any = None
-        for start in range(0, len(data), settings.batch):
-            index = np.arange(start, min(start + settings.batch, len(data)))
+        for start in range(0, len(data), parts.at_once):
+            rows = parts.read(data.rows(np.arange(start, min(start + parts.at_once, len(data)))))
             # One program at a time: on CPUs several that talk to other processes may wait for each other's threads.
-            found = jax.block_until_ready(sums(state, reference, parts.read(data.rows(index))))
+            found = jax.block_until_ready(sums(state, reference, parts.placed(rows, parts.at_once)))
             total = found if total is None else jax.block_until_ready(jax.tree.map(jnp.add, total, found))
         loss, metrics = total.means()
         return {"loss": float(loss), **{name: float(value) for name, value in metrics.items()}}
@@ -60,15 +67,23 @@ def generator(parts: Parts) -> Callable[[TrainState, Any, int], list[Mapping[str
     if new < 1:
         return None
     stops = stops_of(parts.tokenizer)
+    there = None
+    if parts.mesh.size > 1:
+        there = Generation(lm.logical_axes(parts.config), parts.mesh, parts.decoder.compute_dtype)
 
     def generate(state: TrainState, reference: Any, step: int) -> list[Mapping[str, Any]]:
         key = jax.random.fold_in(step_key(settings.seed, step), EVAL_SEED)
-        made = lm.generate(
-            parts.config, parts.policy(state, reference), found["prompts"], key, max_new_tokens=new,
-            temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, stop=stops,
-            attention_mask=found["prompt_mask"], pad=parts.tokenizer.pad,
-        )  # fmt: skip
-        made = fetched(made)
+        policy: Any = parts.policy(state, reference)
+        rows: Any = [found["prompts"], found["prompt_mask"]]
+        with there or contextlib.nullcontext():
+            if there is not None:
+                policy, rows = there.params(policy), [there.rows(x) for x in rows]
+            made = lm.generate(
+                parts.config, policy, rows[0], key, max_new_tokens=new, temperature=settings.temperature,
+                top_k=settings.top_k, top_p=settings.top_p, stop=stops, attention_mask=rows[1],
+                pad=parts.tokenizer.pad,
+            )  # fmt: skip
+            made = fetched(made)
         text = lambda tokens, mask: parts.tokenizer.decode([int(t) for t, m in zip(tokens, mask, strict=True) if m])
         prompts = [text(*pair) for pair in zip(found["prompts"], found["prompt_mask"], strict=True)]
         written = [text(*pair) for pair in zip(made.tokens, made.mask, strict=True)]
@@ -101,12 +116,14 @@ def check(parts: Parts, state: TrainState, reference: Any, done: int) -> list[st
     found = [_check_reference(parts, state, reference, batch, done)]
     dtype = parts.decoder.dtype
 
-    @jax.jit
-    def sums(state: TrainState, reference: Any, batch: Batch) -> tuple[Any, Any]:
-        made = parts.sums(state, reference, batch)
+    sums = jax.jit(parts.sums)
+
+    def summed(part: Batch) -> tuple[Any, Any]:
+        made = jax.block_until_ready(sums(state, reference, parts.placed(part)))
         return made.loss, made.count
 
-    found.append(invariants.same_for_halves(functools.partial(sums, state, reference), batch, dtype=dtype))
+    some = {name: x[: max(parts.at_once, 2)] for name, x in batch.items()}
+    found.append(invariants.same_for_halves(summed, some, dtype=dtype))
     tokenizer = parts.tokenizer
     found.append(invariants.one_bos(batch, tokenizer.bos))
     longest = parts.settings.max_length or parts.config.max_length
@@ -129,9 +146,10 @@ def _check_reference(parts: Parts, state: TrainState, reference: Any, batch: Bat
     stored = batch.get("ref_token_logp")
     if stored is None and (reference is None or parts.method is None):
         return invariants.Check(name, None, f"{parts.settings.method} has no reference")
-    arrays = [batch[field] for field in TOKENS]
-    policy = fetched(lm.token_logps(parts.config, parts.policy(state, reference), *arrays)).sum(-1)
-    there = fetched(lm.token_logps(parts.config, reference, *arrays)) if stored is None else np.asarray(stored)
+    score = scorer(parts.config, parts.mesh)
+    each = lambda params: np.concatenate([fetched(score(params, parts.placed(b))) for b in parts.in_parts(batch)])
+    policy = each(parts.policy(state, reference)).sum(-1)
+    there = each(reference) if stored is None else np.asarray(stored)
     there = np.where(np.asarray(batch["loss_mask"]) != 0, there, 0.0).sum(-1)
     narrow = parts.settings.reference_dtype if stored is None else None
     dtype = max(parts.decoder.dtype, narrow or parts.decoder.dtype, key=invariants.TOLERANCE.__getitem__)

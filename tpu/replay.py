@@ -12,6 +12,7 @@ import numpy as np
 from tpu import remote
 from tpu.arguments import UsageError
 from tpu.checkpoints import Checkpoints
+from tpu.partition import laid_out
 from tpu.run_config import Settings
 
 
@@ -37,26 +38,34 @@ def replay(file: Any, settings: Settings, *, as_json: bool = False) -> str:
 
 def look(parts: Any, state: Any, reference: Any, batch: Any) -> dict[str, Any]:
     """The loss of each prompt by itself, and the parameters whose value or gradient is not finite."""
-    trained = state.params
-
-    @jax.jit
-    def one(params: Any, reference: Any, row: Any) -> Any:
-        def loss(params: Any) -> Any:
-            sums = parts.sums(dataclasses.replace(state, params=params), reference, row)
-            return sums.loss / jnp.maximum(sums.count, 1)
-
-        value, slope = jax.value_and_grad(loss)(params)
-        return value, jax.tree.map(lambda g: jnp.isfinite(g).all(), slope)
-
+    one = watched(parts)
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
     size = next(iter(batch.values())).shape[0]
     losses, slopes = [], set()
     for n in range(size):
-        value, fine = jax.device_get(one(trained, reference, {key: x[n : n + 1] for key, x in batch.items()}))
+        # As often as prompts are split over devices: the mean over them is the loss of the one.
+        row = parts.placed({key: np.repeat(x[n : n + 1], parts.ways, 0) for key, x in batch.items()})
+        value, fine = jax.device_get(one(state, reference, row))
         losses.append(float(value))
         slopes |= {name(path) for path, ok in jax.tree_util.tree_leaves_with_path(fine) if not ok}
-    broken = [name(p) for p, x in jax.tree_util.tree_leaves_with_path(trained) if not bool(jnp.isfinite(x).all())]
+    broken = [name(p) for p, x in jax.tree_util.tree_leaves_with_path(state.params) if not bool(jnp.isfinite(x).all())]
     return {"losses": losses, "parameters": broken, "gradients": sorted(slopes)}
+
+
+def watched(parts: Any) -> Any:
+    """(state, reference, rows) -> the mean loss of the rows, and which parts of its gradient are finite; jitted."""
+
+    @jax.jit
+    def one(state: Any, reference: Any, rows: Any) -> Any:
+        def loss(params: Any) -> Any:
+            sums = parts.sums(dataclasses.replace(state, params=params), reference, rows)
+            return sums.loss / jnp.maximum(sums.count, 1)
+
+        with laid_out(parts.mesh):
+            value, slope = jax.value_and_grad(loss)(state.params)
+        return value, jax.tree.map(lambda g: jnp.isfinite(g).all(), slope)
+
+    return one
 
 
 def _told(found: dict[str, Any], as_json: bool) -> str:

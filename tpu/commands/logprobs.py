@@ -81,8 +81,9 @@ def run(options: argparse.Namespace) -> int:
     from tpu.fingerprint import fingerprint
     from tpu.mesh import make_mesh
     from tpu.models import load_model
-    from tpu.partition import batch_shardings, shardings
-    from tpu.precompute import FIELDS, TOKENS, Mismatch, check_model, make, read
+    from tpu.partition import batch_shardings, shardings, spec
+    from tpu.parts import scorer
+    from tpu.precompute import FIELDS, Mismatch, check_model, make, read
 
     try:
         role = checks.member("role (--as)", options.role, FIELDS)
@@ -93,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
         out = Path(options.out) if options.out else first.with_name(f"{first.stem}.{role}.safetensors")
         mesh = make_mesh(options.mesh)
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        spec(("position",), (data.length,), mesh, name="tokens")
         batch_size = -(-min(options.batch, len(data)) // ways) * ways
         params = jax.device_put(params, shardings(lm.logical_axes(config), params, mesh))
         about = {
@@ -108,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
 
-    score = jax.jit(lambda p, b: lm.token_logps(config, p, *(b[name] for name in TOKENS)))
+    score = scorer(config, mesh)
     place = lambda batch: jax.device_put(batch, batch_shardings(batch, mesh))
     try:
         done = make(
