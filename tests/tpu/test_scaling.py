@@ -41,8 +41,8 @@ def test_of_a_column_that_comes_nearer_to_its_payload_nobody_says_that_it_is_fla
     found = [giga(_point(n)) for n in (8, 16, 32, 512)]
     verdict = scaling.lines(scaling.report(scaling.Asked(), found))[-4:]
     assert "no more than 5%" in verdict[0] and "payload that grows by no more than 5%" in verdict[1]
-    assert verdict[2] == "  fsdp: 56.000 GB of a payload of 64 where n = 8, 60.000 of 64 where n = 16"
-    assert verdict[3] == "  data: 16.000 GB of a payload of 32 where n = 2, 31.000 of 32 where n = 32"
+    assert verdict[2] == "  fsdp: 56 GB of a payload of 64 where n = 8, 60 of 64 where n = 16"
+    assert verdict[3] == "  data: 16 GB of a payload of 32 where n = 2, 31 of 32 where n = 32"
 
 
 def test_bounds_are_the_scaling_books() -> None:

@@ -225,8 +225,8 @@ def _flat(found: Sequence[Mapping[str, Any]]) -> list[str]:
     for axis, row in rings.items():
         (n, first, least), (m, last, most) = min(row), max(row)
         text.append(
-            f"  {axis}: {first:.3f} GB of a payload of {least:.3g} where n = {n}"
-            + (f", {last:.3f} of {most:.3g} where n = {m}" if m > n else "")
+            f"  {axis}: {first:.3g} GB of a payload of {least:.3g} where n = {n}"
+            + (f", {last:.3g} of {most:.3g} where n = {m}" if m > n else "")
         )
     return text
 
