@@ -40,7 +40,7 @@ class Sft:
         counted = (jnp.asarray(batch["loss_mask"]) != 0) & (jnp.asarray(batch["attention_mask"]) != 0)
         counted = counted.at[..., 0].set(False)
         count = counted.sum().astype(logp.dtype)
-        return Sums(-logp.sum(), count, {"num_trained_tokens": (count, jnp.ones(()))})
+        return Sums(-logp.sum(), count, {"num_trained_tokens": (count, jnp.zeros(()))})  # a sum and no mean
 
 
 def scores(config: LanguageModel, params: Params, batch: Batch) -> Float[Array, "B K"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -16,6 +17,7 @@ from alignjax import lm
 from tpu.bridge import Others
 from tpu.mesh import make_mesh
 from tpu.partition import RULES, spec
+from tpu.tasks import Sft
 from tpu.train_step import (
     Carried,
     MethodTask,
@@ -195,3 +197,15 @@ def test_the_law_of_a_spec() -> None:
 def test_what_does_not_fit_is_named(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(make_mesh("data=4,tensor=2"))
+
+
+def test_tokens_are_counted_over_all_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 rows of 5 tokens, of which the last n = 0..3, 0..3 are trained: 12, however the batch is split."""
+    monkeypatch.setattr(lm, "token_logps", lambda config, params, tokens, trained, there: jnp.float32(-1) * trained)
+    trained = np.arange(5) >= 5 - (np.arange(8) % 4)[:, None]
+    batch = {"tokens": np.zeros((8, 5), int), "loss_mask": trained, "attention_mask": np.ones((8, 5), bool)}
+    sums = lambda rows: Sft(CONFIG).sums({"params": None}, Others(), {n: x[rows] for n, x in batch.items()}, None)
+    parts = jax.tree.map(lambda a, b: a + b, sums(slice(0, 3)), sums(slice(3, 8)))
+    for found in (sums(slice(None)), parts):
+        loss, metrics = found.means()
+        assert float(loss) == 1.0 and float(metrics["num_trained_tokens"]) == 12
