@@ -73,7 +73,7 @@ EIGHT = ["--on", "slurm", "--nodes", "1", "--gpus", "8"]
         ([*GPU, "--mount", "claim:/dev/shm"], TRAIN, "--mount: /dev/shm is the memory that processes share"),
         ([*SLURM, "--directory", "~/alignjax"], TRAIN, "--directory ~/alignjax: ~ is not completed on the hosts"),
         ([*HOSTS, "--python", "~/bin/python"], TRAIN, "--python ~/bin/python: ~ is not completed on the hosts"),
-        ([*HOSTS, "--port", "65536"], TRAIN, "--port"),
+        ([*HOSTS, "--port", "65536"], TRAIN, "argument --port: must be an integer in 1..65535"),
         (["--on", "hosts", "--hosts", "a,b,me@a", "--devices", "4"], TRAIN, "--hosts: a is named twice"),
         ([*GKE, "--topology", "v5p:64x64x64"], TRAIN, "multiples of 4, of 6144 chips at most"),
         ([*GKE, "--topology", "v4:16x16x20"], TRAIN, "multiples of 4, of 4096 chips at most"),

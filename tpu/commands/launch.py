@@ -146,7 +146,7 @@ def _made(options: argparse.Namespace) -> tuple[int, int, dict[str, str], list[s
     directory, gpus = paths.whole("--directory", options.directory or str(Path.cwd())), options.gpus or 8
     if options.on == "hosts":
         names = recipes.hosts_of(options.hosts)
-        devices, port = len(names) * options.devices, recipes.port_of(options.port or recipes.PORT)
+        devices, port = len(names) * options.devices, options.port or recipes.PORT
         made = job(options.chip, devices)
         return len(names), devices, recipes.plain_hosts(made, names, directory=directory, port=port), []
     if options.on == "slurm":

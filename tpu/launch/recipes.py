@@ -107,13 +107,6 @@ def hosts_of(text: str) -> tuple[str, ...]:
     return found
 
 
-def port_of(number: int) -> int:
-    """Raises: ValueError for what is no port."""
-    if number > 65535:
-        raise ValueError(f"--port must be at most 65535, got {number}")
-    return number
-
-
 def no_xpk(pods: Pods) -> str | None:
     """Why XPK cannot start the same job; None if it can."""
     flags = ["--mount"] * bool(pods.mounts) + ["--service-account"] * (pods.account is not None)
