@@ -46,6 +46,10 @@ the compiled program: of a collective, what lies between its start and its end i
 that is stands under *wires hidden*. *Overlapped* hides everything behind the longest of compute, HBM and wires. All
 three are roofline bounds; nothing here has run on a TPU. The last column is processor time, all cores together; the
 `compile_seconds` of `plan` are those of a clock.
+
+Where a mesh leaves a chip fewer than 128 columns of a parameter (4,096 / 64 on v5e:8x8), narrower than the lanes of a
+TPU, the compiler sums gradients by all-reduce, which is twice the bytes of a scatter. With `--mesh data=2,fsdp=32` that
+step (a reference, 64 prompts) takes 2.415 s in place of 2.525: 57.2% serial, 66.4% scheduled, at 8.6 GiB.
 """
 
 
