@@ -20,6 +20,9 @@ from tpu.plan.layouts import chosen
 from tpu.plan.program import Job, Request, lower, parameters, read_request
 from tpu.plan.target import slice_mesh, spans
 
+LANES = 128
+"""Columns of a TPU's registers."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerChip:
@@ -235,6 +238,20 @@ def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> 
         "of all its temporaries and of no one time: what lies in donated arguments is in it too)",
         "compile_seconds: by the clock; compile_cpu_seconds: of the processor, all cores, as in docs/plans.md",
         "flops: matrix products and attention kernels of the compiled program, loops as often as they run",
+        *_narrow(job, sizes),
+    ]
+
+
+def _narrow(job: Job, sizes: Any) -> list[str]:
+    """Seen in programs of libtpu 0.0.42: a gradient is scattered where shards have `LANES` columns, else all-reduced."""
+    ways = sizes.get("fsdp", 1)
+    columns = job.config.d_model // ways
+    if ways == 1 or columns >= LANES:
+        return []
+    return [
+        f"fsdp={ways} leaves a chip {columns} columns of a parameter, fewer than the {LANES} lanes of a TPU: the "
+        "compiler then sums gradients by all-reduce, twice the bytes of a scatter. A narrower fsdp, beside data or "
+        "tensor, may be faster"
     ]
 
 
