@@ -243,7 +243,7 @@ def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> 
 
 
 def _narrow(job: Job, sizes: Any) -> list[str]:
-    """Seen in programs of libtpu 0.0.42: gradients are scattered where shards have `LANES` columns, else all-reduced."""
+    """Seen with libtpu 0.0.42: gradients are scattered where shards have `LANES` columns, and all-reduced else."""
     ways = sizes.get("fsdp", 1)
     columns = job.config.d_model // ways
     if ways == 1 or columns >= LANES:
