@@ -5,6 +5,7 @@ Whatever is wrong with what was asked for is found here, before any work.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from alignjax import lm
 from tpu import adapters, flops, global_arrays, layouts, remote
 from tpu.arguments import UsageError
 from tpu.asked import check_keep_best, check_length, named
-from tpu.bridge import reads
+from tpu.bridge import reads, scored
 from tpu.distributed import same, several
 from tpu.fingerprint import fingerprint
 from tpu.inputs import data_digest, named_reference, read_data, with_logps
@@ -37,7 +38,6 @@ from tpu.train_step import (
     TrainState,
     baseline_of,
     check_method,
-    init_state,
     make_train_step,
     new_state,
     state_shardings,
@@ -56,14 +56,16 @@ def assemble(settings: Settings) -> Run:
     state, reference, step, example = _placed(parts)
     facts = {
         "hyperparameters": dict(parts.hyper),
-        "model": fingerprint(parts.params),
+        "model": fingerprint(parts.started(state, reference)),
         "reference": None if reference is None else fingerprint(reference),
         "data": data_digest(parts.data),
     }
     agreed = identity(settings, facts)
     same("the run", agreed)
-    work = flops.per_token(parts.params, reference is not None and _scores(parts, "ref"))
-    parts.params = None  # the state and the reference have their own
+    others = 0 if parts.method is None else sum(scored(parts.method, example, parts.carried.history).values())
+    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (parts.params, state.params)]
+    work = flops.per_token(sizes[0], others, adapters=0 if parts.config is parts.decoder else sizes[1])
+    parts.params = None  # they became the state's
     paths = _described(parts, example)
     peak = flops.peak(parts.mesh.devices.flat)
     return Run(
@@ -79,11 +81,6 @@ def assemble(settings: Settings) -> Run:
         eval_every=settings.eval_every, peak_flops=peak, flops_per_token=work,
         parts=parts, summary={"method": settings.method, "truncated": getattr(parts.data, "truncated", 0)},
     )  # fmt: skip
-
-
-def _scores(parts: Parts, model: str) -> bool:
-    """Whether the step runs this other model forward."""
-    return parts.method is not None and reads(parts.method, model)
 
 
 def _parts(settings: Settings) -> Parts:
@@ -272,7 +269,9 @@ def _placed(parts: Parts) -> tuple[TrainState, Any, Any, Batch]:
 
 
 def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
-    """(where the state lies, where the reference lies, state, reference)."""
+    """(where the state lies, where the reference lies, state, reference), in the memory of these alone: the parameters
+    that were read become the state's.
+    """
     settings, key, mesh = parts.settings, jax.random.key(parts.settings.seed), parts.mesh
     whole = NamedSharding(mesh, PartitionSpec())
     spread = lambda params: global_arrays.spread(params, shardings(lm.logical_axes(parts.decoder), params, mesh))
@@ -292,24 +291,33 @@ def _states(parts: Parts) -> tuple[TrainState, Any, TrainState, Any]:
         shapes = jax.eval_shape(parts.task.init, parts.params, key)
         where = state_shardings(parts.config, parts.optimiser, mesh, Carried(), axes=parts.task.axes(), shapes=shapes)
         make = lambda params: new_state(parts.optimiser, parts.task.init(params, key), Carried())
-        return where, whole, jax.jit(make, out_shardings=where)(parts.params), None
+        return where, whole, jax.jit(make, out_shardings=where, donate_argnums=0)(parts.params), None
     where = state_shardings(parts.config, parts.optimiser, mesh, parts.carried)
-    other = None
-    if settings.reference is not None:
-        other = spread(named_reference(settings, parts.decoder))
-    state, reference = init_state(
-        parts.config, parts.optimiser, key, mesh, carried=parts.carried, params=parts.params, reference=other
-    )
     drawn = parts.rollout is not None and parts.rollout.plan.sources & {"reference", "mixture", "previous", "best_of_n"}
     stored = "ref_token_logp" in getattr(parts.data, "feedback", {})
-    if (reads(parts.method, "ref") and not stored) or drawn:
-        if settings.reference_dtype is not None:
-            narrow = functools.partial(jax.tree.map, lambda x: x.astype(settings.reference_dtype))
-            reference = jax.jit(narrow, out_shardings=where.params)(reference)
-        return where, where.params, state, reference
-    if settings.reference_dtype is not None:
+    held = (reads(parts.method, "ref") and not stored) or drawn
+    if settings.reference_dtype is not None and not held:
         raise UsageError(f"--reference-dtype: this run of {settings.method} holds no reference")
-    return where, whole, state, None
+    starts = parts.carried.anchor or parts.carried.history  # these start at the reference, before it is rounded
+    narrow = functools.partial(jax.tree.map, lambda x: jnp.copy(x).astype(settings.reference_dtype or x.dtype))
+    other = None
+    if settings.reference is not None:
+        other = named_reference(settings, parts.decoder)
+        if not starts:
+            with global_arrays.on_host():
+                other = narrow(other)
+        other = spread(other) if held or starts else None
+
+    def made(params: Any, other: Any) -> tuple[TrainState, Any]:
+        width = parts.decoder.d_model
+        state = new_state(parts.optimiser, params, parts.carried, d_model=width, anchor=other)
+        return state, narrow(params if other is None else other) if held else None
+
+    there = where.params if held else None
+    with warnings.catch_warnings():  # where nothing that is made is as wide as the reference that was read
+        warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+        state, reference = jax.jit(made, out_shardings=(where, there), donate_argnums=(0, 1))(parts.params, other)
+    return where, whole if there is None else there, state, reference
 
 
 def _rates(schedule: Any, steps: int) -> Callable[[int], float]:

@@ -10,7 +10,7 @@ reads it and the batch does not bring its log-probs along (`ref_token_logp`, `an
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import jax
@@ -49,6 +49,14 @@ def reads(method: Method, model: str) -> bool:
     """Whether a method reads log-probs of "ref", "anchor", "opponent" or "behaviour", of responses or of tokens."""
     fields = (*method.reads, *method.reads_if_present)
     return f"{model}_logp" in fields or f"{model}_token_logp" in fields
+
+
+def scored(method: Method, given: Container[str], history: int) -> dict[str, int]:
+    """The other models that a step runs forward, and how many of each: those that the method reads and whose log-probs
+    are not among the fields `given` in the batch. `history`: J.
+    """
+    found = [role for role, field in SCORED.items() if reads(method, role) and field not in given]
+    return {role: history if role == "opponent" else 1 for role in found}
 
 
 def samples_of(

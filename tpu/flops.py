@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-
+FORWARD, BACKWARD = 1, 2
+"""Passes over the parameters, of 2 operations for each of them and a token."""
 PEAK = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -37,15 +37,13 @@ def peak(devices: Iterable[Any]) -> float | None:
     return total
 
 
-def per_token(params: Any, reference: bool) -> float:
-    r"""6 N a token for the policy, forwards and backwards, and 2 N more for a reference's forward pass.
+def per_token(parameters: int, others: int = 0, adapters: int = 0) -> float:
+    r"""What the mathematics of a step needs for a token: 6 N for the policy, forwards and backwards, and 2 N for the
+    forward pass of every other model that the step runs.
 
-    N counts the parameters that multiply a token: all but a table that is only looked up. Attention's own
-    products (12 layers length width at most) are left out, as are recomputations, so that this is what the model
-    needs and not what the machine did.
+    `parameters`: N, all of the decoder's, as is the custom; a table that is only looked up is among them. `others`: how
+    many models. `adapters`: the parameters n of adapters that alone are trained: then 4 N + 6 n for the policy, as what
+    is frozen needs no gradient of its own. Attention's products and recomputations are left out.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    tied = not any("unembedding" in jax.tree_util.keystr(path) for path, _ in leaves)
-    table = lambda path: jax.tree_util.keystr(path[-1:], simple=True) == "embedding"
-    n = sum(leaf.size for path, leaf in leaves if tied or not table(path))
-    return (8.0 if reference else 6.0) * n
+    own = FORWARD + BACKWARD - (1 if adapters else 0)
+    return 2.0 * ((own + FORWARD * others) * parameters + (FORWARD + BACKWARD) * adapters)

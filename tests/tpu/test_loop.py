@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import alignjax
 from tpu import flops, loop, run_folder
 from tpu.arguments import Failed, UsageError
+from tpu.bridge import scored
 from tpu.metrics import read_rows
 from tpu.run_config import Settings, as_arguments, as_yaml, differences, identity
 from tpu.schedules import make_optimiser, make_schedule
@@ -347,9 +349,25 @@ def test_flops() -> None:
     assert flops.peak([Device("TPU v5 lite", "tpu")] * 4) == 4 * 197e12
     assert flops.peak([Device("NVIDIA H100 80GB HBM3", "gpu")]) == 989e12
     assert flops.peak([Device("cpu", "cpu")]) is None and flops.peak(jax.devices()) is None
-    tied = {"embedding": jnp.ones((10, 4)), "layers": {"query": jnp.ones((2, 4, 4))}}
-    assert flops.per_token(tied, False) == 6 * (40 + 32) and flops.per_token(tied, True) == 8 * (40 + 32)
-    assert flops.per_token({**tied, "unembedding": jnp.ones((10, 4))}, False) == 6 * (40 + 32)
+    assert flops.per_token(100) == 600 and flops.per_token(100, 1) == 800  # alone, and with a reference
+    assert flops.per_token(100, 1 + 1 + 3) == (6 + 2 * 5) * 100  # reference, anchor and three opponents
+    # DPO of adapters: forwards, backwards to what is below, the reference; the adapters themselves get gradients.
+    assert flops.per_token(100, 1, adapters=7) == (2 + 2 + 2) * 100 + 6 * 7
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "wanted"),
+    [
+        ("dpo", (), {"ref": 1}),
+        ("dpo", ("ref_token_logp",), {}),
+        ("inpo", (), {"ref": 1, "anchor": 1}),
+        ("td_mnpo", ("tokens",), {"ref": 1, "opponent": 3}),
+        ("td_mnpo", ("opponent_token_logp",), {"ref": 1}),
+        ("slic", (), {}),
+    ],
+)
+def test_models_that_a_step_runs(method: str, given: tuple[str, ...], wanted: dict[str, int]) -> None:
+    assert scored(alignjax.methods[method], given, 3) == wanted
 
 
 def test_config_is_written_before_the_first_update(tmp_path: Path) -> None:

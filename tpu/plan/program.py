@@ -17,7 +17,7 @@ from alignjax import checks, lm
 from alignjax.lm import attention
 from alignjax.record import Method
 from tpu import train_step
-from tpu.bridge import SCORED, TOKENS, reads
+from tpu.bridge import SCORED, TOKENS, reads, scored
 from tpu.partition import BATCH_AXES
 from tpu.remote import is_url
 from tpu.run_config import DTYPES
@@ -88,11 +88,8 @@ class Job:
     @property
     def models(self) -> dict[str, int]:
         """The other models that the step runs forward, and how many of each."""
-        found = {}
-        for role in SCORED:
-            if reads(self.method, role) and role not in PRECOMPUTED[self.request.precomputed]:
-                found[role] = self.request.history if role == "opponent" else 1
-        return found
+        made = {SCORED[role] for role in PRECOMPUTED[self.request.precomputed]}
+        return scored(self.method, made, self.request.history)
 
     def shapes(self) -> Any:
         """Of the policy's parameters."""

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
+from tpu import flops
+from tpu.flops import BACKWARD, FORWARD
 from tpu.plan.chips import Chip
 from tpu.plan.program import Job, parameters
 
-FORWARD, BACKWARD = 1, 2
 AT_WORK = 5
 """What a layer holds on the way back, of what its products give: about what compiled steps of 8B and 70B have."""
 TRAFFIC = 45
@@ -39,7 +40,8 @@ def model_flops(job: Job) -> float:
     N are all parameters, as is the custom; a table that is only looked up is among them.
     """
     passes = FORWARD + BACKWARD + FORWARD * sum(job.models.values())
-    return 2 * passes * parameters(job.shapes()) * job.tokens + attention_flops(job, passes, windows=True)
+    own = flops.per_token(parameters(job.shapes()), sum(job.models.values())) * job.tokens
+    return own + attention_flops(job, passes, windows=True)
 
 
 def executed_flops(job: Job) -> float:
