@@ -113,8 +113,8 @@ def no_xpk(pods: Pods) -> str | None:
     if not flags:
         return None
     return (
-        f"`xpk workload create` has no {' and no '.join(flags)}: it mounts what `xpk storage` attached to the cluster, "
-        "and its pods have an account of its own. Use jobset.yaml; or paths in gs:// and the cluster's account"
+        f"`xpk workload create` has no {' and no '.join(flags)}: it mounts what `xpk storage` attached to the cluster "
+        "(--storage NAME), and its pods have an account of its own. Use jobset.yaml; or paths in gs:// and the cluster's account"
     )
 
 
