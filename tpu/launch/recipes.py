@@ -114,7 +114,8 @@ def no_xpk(pods: Pods) -> str | None:
         return None
     return (
         f"`xpk workload create` has no {' and no '.join(flags)}: it mounts what `xpk storage` attached to the cluster "
-        "(--storage NAME), and its pods have an account of its own. Use jobset.yaml; or paths in gs:// and the cluster's account"
+        "(--storage NAME), and its pods have an account of its own. Use jobset.yaml; or paths in gs:// and the "
+        "cluster's account"
     )
 
 
