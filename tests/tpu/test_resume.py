@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.tpu import kill
@@ -86,6 +87,48 @@ def test_sigterm_saves_and_says_that_it_may_be_resumed(whole: Any, tmp_path: Pat
     kill.finish(out, arguments)
     same = [name for name in kill.SAME if name not in kill.differing(reference, out)]
     assert same == list(kill.SAME)
+
+
+@pytest.mark.long
+def test_half_the_devices_go_on_with_two_micro_batches(model: Path, tmp_path: Path, capsys: Any) -> None:
+    """The batch is the same, and so are the rows of metrics.jsonl, to rounding."""
+    from tpu.cli import main
+
+    arguments = ["train", *kill.DPO, "--model", str(model), "--lr", "0.001", "--eval-every", "0", "--no-checks"]
+    go = lambda out, steps, *more: main([*arguments, "--out", str(tmp_path / out), "--steps", steps, *more])
+    assert go("whole", "4", "--mesh", "data=2") == 0 and go("half", "2", "--mesh", "data=2") == 0
+    assert go("half", "4", "--mesh", "data=1", "--accumulate", "2", "--resume") == 0
+    said = capsys.readouterr().err
+    assert "warning: accumulate was 1 and is now 2; the last bits may differ" in said
+    one, other = (
+        [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
+        for out in ("whole", "half")
+    )
+    assert len(one) == len(other) == 4 and one[:2] == other[:2]
+    for a, b in zip(one[2:], other[2:], strict=True):
+        assert list(a) == list(b) and a["num_tokens"] == b["num_tokens"]
+        np.testing.assert_allclose([*b.values()], [*a.values()], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.long
+def test_a_second_run_waits_for_the_first_to_save_itself(whole: Any, tmp_path: Path) -> None:
+    """As a job that is started again while its predecessor is still dying."""
+    reference, arguments = whole
+    out = tmp_path / "run"
+    first = kill.start(out, arguments)
+    while first.poll() is None and kill.rows(out) < 5:
+        time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)  # it takes its time
+    second = kill.start(out, arguments)
+    assert second.stdout is not None
+    waiting = next((line for line in second.stdout if "waiting up to" in line), "")
+    assert f"{out} is written into by process {first.pid} on " in waiting and first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    said = kill.kill(first, signal.SIGCONT)
+    assert first.returncode == 75, said
+    said = second.communicate()[0]
+    assert second.returncode == 0 and "resumed after" in said, said
+    assert kill.differing(reference, out) == []
 
 
 @pytest.mark.long
