@@ -183,8 +183,8 @@ def test_every_recipe_sets_the_flags_of_its_chip(capsys: Any) -> None:
 def test_a_jobset_starts_again_what_was_saved_and_not_what_failed(capsys: Any) -> None:
     pods = Pods(yaml.safe_load(launch(capsys, GKE)["files"]["jobset.yaml"]), {})
     again = "RestartJobSetAndIgnoreMaxRestarts"
-    assert [pods.action(status) for status in (75, 1, 2, 137, 139)] == [
-        again, "FailJobSet", "FailJobSet", "RestartJobSet", "RestartJobSet",
+    assert [pods.action(status) for status in (75, 143, 1, 2, 137, 139)] == [
+        again, again, "FailJobSet", "FailJobSet", "RestartJobSet", "RestartJobSet",
     ]  # fmt: skip
     assert pods.action(137, disrupted=True) == again
 
@@ -253,6 +253,7 @@ def test_words_that_yaml_takes_for_something_else_stay_words(capsys: Any) -> Non
     [
         ({"plan0": "0", "plan1": "0"}, 1, 0),
         ({"plan0": "75 75 75 75 0", "plan1": "75 75 75 75 0"}, 5, 0),  # more often than --restarts
+        ({"plan0": "143 75 143 143 75 0", "plan1": "75 143 75 143 143 0"}, 6, 0),  # SIGTERM, ours or another's
         ({"plan0": "75 0", "plan1": "137 0"}, 2, 0),
         ({"plan0": "139 139 139 139", "plan1": "75 75 75 75"}, 4, 139),  # the first and --restarts 3
         ({"plan0": "75 0", "plan1": "1 0"}, 1, 1),
@@ -286,7 +287,7 @@ def test_the_loop_over_ssh(statuses: dict[str, str], starts: int, ends: int, cap
         ("0", "0"),
         ("1", "1"),
         ("2", "2"),
-        ("75 75 75 75 75 0", "75+ 75+ 75+ 75+ 75+ 0"),  # more often than --restarts
+        ("75 143 75 143 143 143 0", "75+ 143+ 75+ 143+ 143+ 143+ 0"),  # more often than --restarts
         ("137 75 137 75 137 139", "137+ 75+ 137+ 75+ 137+ 139"),  # the first crash and --restarts 3
     ],
 )

@@ -99,6 +99,7 @@ def test_two_slurm_tasks_and_the_time_is_over(run: list[str], capsys: Any, tmp_p
 
 def test_two_pods_and_one_is_drained(run: list[str], capsys: Any, tmp_path: Path) -> None:
     mounted = ["--on", "gke", "--accelerator", "nvidia-l4", "--nodes", "2", "--gpus", "1", "--image", "x"]
+    run = [word.replace(f"{standins.ROOT}/", "") for word in run]  # the image has the example
     found = launch(capsys, [*mounted, "--mount", f"claim:{tmp_path}", "--python", sys.executable], run)
     pods = Pods(yaml.safe_load(found["files"]["jobset.yaml"]), install(tmp_path / "bin"))
     out, log, address = tmp_path / "out", tmp_path / "log", f"127.0.0.1:{free_port()}"

@@ -11,6 +11,7 @@ import functools
 import json
 import re
 import shlex
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tpu.launch.machines import Slice
 from tpu.launch.paths import Mount, whole
 
 AGAIN, NEVER = PREEMPTED, [FAILED, USAGE]
+STOPPED = 128 + signal.SIGTERM
+"""SIGTERM before `train` could listen to it, or when it had ended already: as `AGAIN`."""
 PORT = 8476
 """Of the coordinator, which is process 0."""
 SHARED_MEMORY = "/dev/shm"
@@ -216,4 +219,4 @@ def _render(template: str, **values: Any) -> str:
         "sh": lambda value: shlex.quote(str(value)),
         "tojson": functools.partial(json.dumps, ensure_ascii=False),
     }
-    return space.get_template(template).render(again=AGAIN, never=NEVER, **values)
+    return space.get_template(template).render(again=AGAIN, stopped=STOPPED, never=NEVER, **values)
