@@ -88,6 +88,25 @@ def test_the_largest_batch_that_fits_is_looked_for_up_and_down(most: int, wanted
     assert {each.request.batch for each in found} == set(tried)
 
 
+@pytest.mark.parametrize("most", [1, 3, 17, 63, 64, 200])
+def test_a_batch_far_from_the_one_by_hand_is_found_in_few_compiles(most: int) -> None:
+    """What a program says of its memory leads there; MOST is as far as is looked."""
+    tried = []
+
+    def plan(request: Request) -> planning.Plan:
+        n = request.batch / 16
+        tried.append(n)
+        made = _made(request, fits=n <= most)
+        chip = dataclasses.replace(
+            made.per_chip, argument_bytes=100, temp_bytes=int(20 * n), hbm_capacity_bytes=100 + 20 * most
+        )
+        return dataclasses.replace(made, per_chip=chip)
+
+    found, _, _ = search.search(dataclasses.replace(EIGHT, batch=0), plan, wide=False)
+    assert max(each.request.batch for each in found if each.plan.fits) == 16 * min(most, search.MOST)
+    assert len(tried) <= 4 and all(1 <= n <= search.MOST for n in tried)
+
+
 def test_nothing_that_fits_is_said_with_the_least_that_is_needed() -> None:
     told: list[str] = []
     asked = Request(model="llama3-70b", topology="v5e:4x4", batch=0)

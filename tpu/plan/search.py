@@ -188,10 +188,11 @@ def _largest(
             tried[n] = asked, plan(asked)
         return tried[n][1].fits
 
-    if fits(count):
-        while count < MOST and fits(count + 1):
-            count += 1
-    else:
-        while count > 1 and not fits(count - 1):
-            count -= 1
-    return list(tried.values())
+    low, high = 0, MOST + 1  # what fits, what does not
+    while True:
+        low, high = (count, high) if fits(count) else (low, count)
+        if high - low <= 1:
+            return list(tried.values())
+        chip = tried[count][1].per_chip  # temporaries are in proportion to the batch, nearly
+        guess = int(count * (chip.hbm_capacity_bytes - chip.argument_bytes) / max(chip.temp_bytes, 1))
+        count = min(max(guess if len(tried) < 4 else (low + high) // 2, low + 1), high - 1)
