@@ -62,8 +62,8 @@ EIGHT = ["--on", "slurm", "--nodes", "1", "--gpus", "8"]
         (XPK, [*TRAIN, "--out", "gs://b/out"], "is seen by no pod"),  # nothing is mounted
         # what is written
         (GKE, [*TRAIN, "--out", "/runs/dpo"], "write --out file:///runs/dpo, or gs://bucket/dpo"),
-        (GKE, [*TRAIN, "--out", "/runs/../tmp/o"], "--out /runs/../tmp/o is lost with its pod"),
-        (GKE, [*TRAIN, "--out", "file:///runs/../tmp/o"], "is lost with its pod"),
+        (GKE, [*TRAIN, "--out", "/runs/../o"], "--out /runs/../o is lost with its pod"),
+        (GKE, [*TRAIN, "--out", "file:///runs/../o"], "is lost with its pod"),
         (SLURM, [*TRAIN, "--out", "out/dpo"], "--out out/dpo may be another folder on each host"),
         (HOSTS, [*TRAIN, "--out", "out/dpo"], "--out out/dpo may be another folder on each host"),
         # the recipes' own flags
