@@ -215,6 +215,7 @@ ASKED = ["plan", "--model", "llama3-8b", "--topology", "v5e:4x4", "--batch", "16
 
 def test_the_command_prints_one_object_and_its_status_says_whether_it_fits(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(cache, "write", lambda *_: None)
+    monkeypatch.setattr(target, "has_libtpu", lambda: True)  # the plan is made up
     for fits, status in ((True, 0), (False, 1)):
         monkeypatch.setattr(planning, "make_plan", lambda request, fits=fits: _plan(fits=fits))
         assert cli.main(ASKED) == status
