@@ -40,8 +40,13 @@ def test_every_solver_is_in_the_survey():
     assert original == {*runs.ORIGINAL, "mnpo"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("claim", PAPER.claims, ids=lambda claim: claim.id)
+LANES = {"game-survey.original": pytest.mark.long}
+"""Which claims are not of the slow lane."""
+
+
+@pytest.mark.parametrize(
+    "claim", [pytest.param(c, marks=LANES.get(c.id, pytest.mark.slow), id=c.id) for c in PAPER.claims]
+)
 def test_the_verdict_is_the_one_we_stand_by(claim):
     outcome = claim.test(QUICK)
     assert outcome.verdict == claim.stands
