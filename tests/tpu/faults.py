@@ -269,6 +269,7 @@ a run that was left alone.
 
 - **Updates lost** are those made again: at most the {interval} of one checkpoint interval. Without `--no-save-async` a
   run goes on while a checkpoint is written, and one that is killed just then loses those updates as well.
+- Where a kill came before the run had gone on, the next number of the row is that of both kills.
 - **Ended within**: from the fault to the end of the last process. A lost process 0 is noticed at once, another one when
   its heartbeat is missed for `--lost-after` seconds; an error on one process ends all with its status.
 - On another mesh sums are in another order: the rows of every update are the same, the losses agree to rounding.
