@@ -175,9 +175,15 @@ def test_libtpu_says_nothing_of_the_cloud_that_is_not_here() -> None:
     assert done.stdout == "8\n" and done.stderr == ""
 
 
-@pytest.mark.parametrize(("mesh", "narrow"), [("fsdp=64", True), ("data=2,fsdp=32", False), ("data=64", False)])
-def test_shards_narrower_than_a_register_are_told(mesh: str, narrow: bool) -> None:
-    """4,096 columns over 64 chips are 64: their gradients are all-reduced. Over 32 they are 128."""
-    plan = planning.by_hand(dataclasses.replace(EIGHT, topology="v5e:8x8", batch=64, mesh=mesh))
-    said = [line for line in plan.assumptions if "fewer than the 128 lanes" in line]
-    assert len(said) == narrow and (not narrow or "fsdp=64 leaves a chip 64 columns" in said[0])
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"all-gather fsdp": 42e9, "all-reduce fsdp": 32.7e9}, "32.7 GB"),  # 8B on v5e:8x8, fsdp=64
+        ({"all-gather fsdp": 42e9, "reduce-scatter fsdp": 16e9, "all-reduce fsdp": 1e9}, ""),
+        ({"all-gather data": 1e9, "all-reduce data": 1e9}, ""),
+        ({}, ""),
+    ],
+)
+def test_gradients_that_are_not_scattered_are_told(said: dict[str, float], told: str) -> None:
+    lines = planning._all_reduced(said)
+    assert len(lines) == bool(told) and (not told or told in lines[0])

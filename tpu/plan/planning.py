@@ -20,9 +20,6 @@ from tpu.plan.layouts import chosen
 from tpu.plan.program import Job, Request, lower, parameters, read_request
 from tpu.plan.target import slice_mesh, spans
 
-LANES = 128
-"""Columns of a TPU's registers."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerChip:
@@ -193,7 +190,7 @@ def _plan(
     return Plan(
         params=n, chips=chips, per_chip=per_chip, fits=found.peak <= chip.usable, step_seconds=step, mfu=mfu(step),
         compile_seconds=round(seconds[0], 1), compile_cpu_seconds=round(seconds[1], 1),
-        assumptions=[*notes, *_assumptions(job, topology, sizes, looked_up / n)],
+        assumptions=[*notes, *_assumptions(job, topology, sizes, looked_up / n), *_all_reduced(found.said)],
         details={
             "mesh": dict(sizes),
             "roofline_seconds": roofline,
@@ -238,20 +235,17 @@ def _assumptions(job: Job, topology: Topology, sizes: Any, looked_up: float) -> 
         "of all its temporaries and of no one time: what lies in donated arguments is in it too)",
         "compile_seconds: by the clock; compile_cpu_seconds: of the processor, all cores, as in docs/plans.md",
         "flops: matrix products and attention kernels of the compiled program, loops as often as they run",
-        *_narrow(job, sizes),
     ]
 
 
-def _narrow(job: Job, sizes: Any) -> list[str]:
-    """Seen with libtpu 0.0.42: gradients are scattered where shards have `LANES` columns, and all-reduced else."""
-    ways = sizes.get("fsdp", 1)
-    columns = job.config.d_model // ways
-    if ways == 1 or columns >= LANES:
+def _all_reduced(said: Mapping[str, float]) -> list[str]:
+    """Of gradients that the compiler does not scatter, as it does for some sizes of shards and some slices."""
+    whole = said.get("all-reduce fsdp", 0.0)
+    if whole <= sum(said.values()) / 10:
         return []
     return [
-        f"fsdp={ways} leaves a chip {columns} columns of a parameter, fewer than the {LANES} lanes of a TPU: the "
-        "compiler then sums gradients by all-reduce, twice the bytes of a scatter. A narrower fsdp, beside data or "
-        "tensor, may be faster"
+        f"gradients are summed over fsdp by all-reduce, {whole / 1e9:.3g} GB a step, where a scatter would be half of "
+        "that: so the compiler chose for these sizes. Another fsdp, beside data or tensor, may be faster"
     ]
 
 

@@ -47,9 +47,9 @@ that is stands under *wires hidden*. *Overlapped* hides everything behind the lo
 three are roofline bounds; nothing here has run on a TPU. The last column is processor time, all cores together; the
 `compile_seconds` of `plan` are those of a clock.
 
-Where a mesh leaves a chip fewer than 128 columns of a parameter (4,096 / 64 on v5e:8x8), narrower than the lanes of a
-TPU, the compiler sums gradients by all-reduce, which is twice the bytes of a scatter. With `--mesh data=2,fsdp=32` that
-step (a reference, 64 prompts) takes 2.415 s in place of 2.525: 57.2% serial, 66.4% scheduled, at 8.6 GiB.
+For some sizes the compiler sums gradients over fsdp by all-reduce, which is twice the bytes of a scatter (fsdp=64 of 8B
+on v5e:8x8, fsdp=32 of 70B on v5p:4x4x2); a plan says so. With `--mesh data=2,fsdp=32` the 8B step on v5e:8x8 (a
+reference, 64 prompts) takes 2.415 s in place of 2.525: 57.2% serial, 66.4% scheduled, at 8.6 GiB.
 """
 
 
