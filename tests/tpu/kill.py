@@ -63,6 +63,14 @@ def finish(out: Path, arguments: Sequence[str]) -> str:
     return said
 
 
+def started(out: Path, arguments: Sequence[str], updates: int) -> subprocess.Popen[str]:
+    """A run that has made so many updates, or has ended."""
+    process = start(out, arguments)
+    while process.poll() is None and rows(out) < updates:
+        time.sleep(0.001)
+    return process
+
+
 def kill(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> str:
     """Signals the process; what it had printed."""
     with contextlib.suppress(ProcessLookupError):

@@ -76,9 +76,7 @@ def test_kills_of_a_run_that_samples(model: Path, tmp_path: Path) -> None:
 def test_sigterm_saves_and_says_that_it_may_be_resumed(whole: Any, tmp_path: Path) -> None:
     reference, arguments = whole
     out = tmp_path / "run"
-    process = kill.start(out, arguments)
-    while process.poll() is None and kill.rows(out) < 8:
-        time.sleep(0.001)
+    process = kill.started(out, arguments, 8)
     said = kill.kill(process, signal.SIGTERM)
     assert process.returncode == 75, said
     done = kill.rows(out)
@@ -115,9 +113,7 @@ def test_a_second_run_waits_for_the_first_to_save_itself(whole: Any, tmp_path: P
     """As a job that is started again while its predecessor is still dying."""
     reference, arguments = whole
     out = tmp_path / "run"
-    first = kill.start(out, arguments)
-    while first.poll() is None and kill.rows(out) < 5:
-        time.sleep(0.001)
+    first = kill.started(out, arguments, 5)
     first.send_signal(signal.SIGSTOP)  # it takes its time
     second = kill.start(out, arguments)
     assert second.stdout is not None
