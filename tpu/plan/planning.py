@@ -91,9 +91,8 @@ def make_plan(request: Request, mesh: Mesh | None = None) -> Plan:
     started = clocks()
     took = lambda: tuple(now - then for now, then in zip(clocks(), started, strict=True))
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # a program for a slice that is not here cannot be read back from JAX's own cache
+        with warnings.catch_warnings():
+            # A program for a slice that is not here cannot be read back from JAX's own cache.
             warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
             compiled = lowered.compile(compiler_options=xla_flags.compiler_options(topology.kind) if on_tpu else None)
     except jax.errors.JaxRuntimeError as error:
@@ -174,7 +173,7 @@ def _plan(
     step = found.core + sum(over.values())
     overlapped = max(found.flops / chip.peak, found.moved / chip.bandwidth, *over.values())
     mfu = lambda seconds: needed / (seconds * chip.peak)
-    looked_up = 0 if job.config.tied else job.config.vocab_size * job.config.d_model
+    table = 0 if job.config.tied else job.config.vocab_size * job.config.d_model
     per_chip = PerChip(
         argument_bytes=int(found.argument), temp_bytes=int(found.peak) - int(found.argument),
         peak_hbm_bytes=int(found.peak), program_bytes=int(found.program), hbm_capacity_bytes=chip.usable,
@@ -190,7 +189,7 @@ def _plan(
     return Plan(
         params=n, chips=chips, per_chip=per_chip, fits=found.peak <= chip.usable, step_seconds=step, mfu=mfu(step),
         compile_seconds=round(seconds[0], 1), compile_cpu_seconds=round(seconds[1], 1),
-        assumptions=[*notes, *_assumptions(job, topology, sizes, looked_up / n), *_all_reduced(found.said)],
+        assumptions=[*notes, *_assumptions(job, topology, sizes, table / n), *_all_reduced(found.said)],
         details={
             "mesh": dict(sizes),
             "roofline_seconds": roofline,
@@ -265,7 +264,7 @@ def by_hand(request: Request) -> Plan:
     """
     job, topology, sizes = looked_up(request)
     chip = topology.chip
-    peak = work.argument_bytes(job, work.ways(sizes)) + work.temp_bytes(job, sizes)
+    peak = work.peak_bytes(job, sizes)
     wires = lambda kind, moved: moved / (chip.dcn if kind.endswith(collectives.DCN) else chip.link * chip.dims)
     note = "nothing was compiled: all is counted by hand, memory within about 10%"
     return _plan(job, topology, sizes, (0.0, 0.0), _by_hand(job, topology, sizes, peak), wires, [note])

@@ -132,7 +132,7 @@ def _space(request: Request, topology: Topology, wide: bool) -> Iterator[Candida
         )
         job = made(request.batch or ways * _most(made(ways), sizes, topology))
         if why_not(job, sizes) is None:
-            yield Candidate(job.request, _peak(job, sizes), _by_hand(job, sizes, topology))
+            yield Candidate(job.request, work.peak_bytes(job, sizes), _by_hand(job, sizes, topology))
 
 
 def _meshes(request: Request, topology: Topology, wide: bool) -> Iterator[Mapping[str, int]]:
@@ -147,14 +147,10 @@ def _meshes(request: Request, topology: Topology, wide: bool) -> Iterator[Mappin
                 yield sizes
 
 
-def _peak(job: Job, sizes: Mapping[str, int]) -> float:
-    return work.argument_bytes(job, work.ways(sizes)) + work.temp_bytes(job, sizes)
-
-
 def _most(job: Job, sizes: Mapping[str, int], topology: Topology) -> int:
     """How many times the batch of `job`, one prompt on every chip that has any, fits by hand counts."""
-    one = _peak(job, sizes)
-    two = _peak(dataclasses.replace(job, request=dataclasses.replace(job.request, batch=2 * job.request.batch)), sizes)
+    twice = dataclasses.replace(job, request=dataclasses.replace(job.request, batch=2 * job.request.batch))
+    one, two = work.peak_bytes(job, sizes), work.peak_bytes(twice, sizes)
     return int(min(max((topology.chip.usable - one) // (two - one) + 1, 1), MOST))
 
 

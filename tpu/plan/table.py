@@ -48,8 +48,7 @@ three are roofline bounds; nothing here has run on a TPU. The last column is pro
 `compile_seconds` of `plan` are those of a clock.
 
 For some sizes the compiler sums gradients over fsdp by all-reduce, which is twice the bytes of a scatter (fsdp=64 of 8B
-on v5e:8x8, fsdp=32 of 70B on v5p:4x4x2); a plan says so. With `--mesh data=2,fsdp=32` the 8B step on v5e:8x8 (a
-reference, 64 prompts) takes 2.415 s in place of 2.525: 57.2% serial, 66.4% scheduled, at 8.6 GiB.
+on v5e:8x8, fsdp=32 of 70B on v5p:4x4x2); a plan says so, and another mesh may be quicker.
 """
 
 

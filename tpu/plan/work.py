@@ -120,6 +120,11 @@ def said(job: Job, sizes: Mapping[str, int]) -> dict[str, float]:
     return found
 
 
+def peak_bytes(job: Job, sizes: Mapping[str, int]) -> float:
+    """The most that lives on a chip, about: arguments and what lives within a step."""
+    return argument_bytes(job, ways(sizes)) + temp_bytes(job, sizes)
+
+
 def temp_bytes(job: Job, sizes: Mapping[str, int]) -> float:
     """What lives within a step on a chip at its fullest, about. On the way back through the layers: what they keep, one
     layer at work, two that are gathered, and all gradients. Or at the log-probs: what the layers keep, the unembedding
